@@ -1,0 +1,178 @@
+//! The body of a response that has passed the layer.
+
+use std::{
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::{
+    BoxError,
+    connection::{Reader, StreamErrorKind},
+    future::{Handler, failure},
+};
+
+pin_project! {
+    /// Response body for [`SseService`](crate::layer::SseService).
+    ///
+    /// Either an event stream, which may go on polling the handler's future, or the inner body as
+    /// it came.
+    pub struct SseBody<B, F> {
+        #[pin]
+        inner: Inner<B, F>,
+    }
+}
+
+pin_project! {
+    #[project = InnerProj]
+    enum Inner<B, F> {
+        /// Ends at once, with an exact size of 0.
+        Empty,
+        /// Ends at once, and leaves its size open: the answer to a HEAD request. An exact 0 would
+        /// make servers write a `content-length` that the stream has not.
+        Head,
+        PassThrough {
+            #[pin]
+            body: B,
+        },
+        Stream {
+            stream: Stream<F>,
+        },
+    }
+}
+
+/// A stream, and the handler that still runs.
+struct Stream<F> {
+    /// First, so that the connection ends for its own reason, not for what the handler's
+    /// destructors do.
+    reader: Reader,
+    handler: Option<Handler<F>>,
+}
+
+impl<B, F> SseBody<B, F> {
+    pub(crate) fn empty() -> Self {
+        Self {
+            inner: Inner::Empty,
+        }
+    }
+
+    pub(crate) fn head() -> Self {
+        Self { inner: Inner::Head }
+    }
+
+    pub(crate) fn pass_through(body: B) -> Self {
+        Self {
+            inner: Inner::PassThrough { body },
+        }
+    }
+
+    pub(crate) fn stream(reader: Reader, handler: Option<Handler<F>>) -> Self {
+        Self {
+            inner: Inner::Stream {
+                stream: Stream { reader, handler },
+            },
+        }
+    }
+}
+
+/// An empty body, whatever the inner one is: layers outside need one for their own answers.
+impl<B, F> Default for SseBody<B, F> {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl<B, F> fmt::Debug for SseBody<B, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SseBody")
+            .field("is_stream", &matches!(self.inner, Inner::Stream { .. }))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B, F, E> Body for SseBody<B, F>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project().inner.project() {
+            InnerProj::Empty | InnerProj::Head => Poll::Ready(None),
+            InnerProj::PassThrough { body } => {
+                Poll::Ready(ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into)))
+            }
+            InnerProj::Stream { stream } => {
+                let next = ready!(stream.poll_frame(cx));
+                Poll::Ready(next.map(|frame| frame.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Empty => true,
+            Inner::Head => false,
+            Inner::PassThrough { body } => body.is_end_stream(),
+            Inner::Stream { stream } => stream.reader.is_ended(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Empty => SizeHint::with_exact(0),
+            Inner::Head | Inner::Stream { .. } => SizeHint::default(),
+            Inner::PassThrough { body } => body.size_hint(),
+        }
+    }
+}
+
+impl<F> Stream<F> {
+    fn poll_frame<B, E>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+    {
+        self.poll_handler(cx);
+        let next = self.reader.poll_frame(cx);
+        if self.reader.is_ended() {
+            self.handler = None;
+        }
+        next.map(|next| next.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn poll_handler<B, E>(&mut self, cx: &mut Context<'_>)
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+    {
+        let Some(handler) = &mut self.handler else {
+            return;
+        };
+        // A panic must not pass for the end of the stream, nor take other streams of an HTTP/2
+        // connection with it. The handler is not touched again after one.
+        let polled = catch_unwind(AssertUnwindSafe(|| handler.poll(cx)));
+        let failure = match polled {
+            Ok(Poll::Pending) => return,
+            Ok(Poll::Ready(answer)) => failure(&answer),
+            Err(_) => Some(StreamErrorKind::HandlerPanicked),
+        };
+        // Before the stream looks for handles that are left: it may hold one.
+        self.handler = None;
+        match failure {
+            None => self.reader.handler_finished(),
+            Some(kind) => self.reader.handler_failed(kind),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What can go wrong with a connection, operation by operation.
+
+use std::{error::Error, fmt};
+
+use super::CloseReason;
+use crate::{BoxError, Event};
+
+/// The connection takes no more events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClosedError {
+    reason: CloseReason,
+}
+
+impl ClosedError {
+    pub(super) fn new(reason: CloseReason) -> Self {
+        Self { reason }
+    }
+
+    /// Why the connection takes no more events.
+    pub fn reason(&self) -> CloseReason {
+        self.reason
+    }
+}
+
+impl fmt::Display for ClosedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event stream is closed: {}", self.reason)
+    }
+}
+
+impl Error for ClosedError {}
+
+/// An event was not sent: the connection takes no more.
+///
+/// It hands the event back, and says why the connection is closed.
+#[derive(Debug)]
+pub struct SendError {
+    event: Event,
+    closed: ClosedError,
+}
+
+impl SendError {
+    pub(super) fn new(event: Event, reason: CloseReason) -> Self {
+        let closed = ClosedError::new(reason);
+        Self { event, closed }
+    }
+
+    pub(crate) fn closed(&self) -> ClosedError {
+        self.closed
+    }
+
+    /// The event that was not sent.
+    pub fn into_event(self) -> Event {
+        self.event
+    }
+
+    /// Why the connection takes no more events.
+    pub fn reason(&self) -> CloseReason {
+        self.closed.reason
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.closed.fmt(f)
+    }
+}
+
+impl Error for SendError {}
+
+/// An event was not sent by [`try_send`](super::SseConnection::try_send). Both ways hand it back.
+#[derive(Debug)]
+pub enum TrySendError {
+    /// The outbox has no room now.
+    Full(Event),
+    /// The connection takes no more events.
+    Closed(SendError),
+}
+
+impl TrySendError {
+    /// The event that was not sent.
+    pub fn into_event(self) -> Event {
+        match self {
+            Self::Full(event) => event,
+            Self::Closed(error) => error.into_event(),
+        }
+    }
+}
+
+impl fmt::Display for TrySendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(_) => f.write_str("outbox is full"),
+            Self::Closed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for TrySendError {}
+
+impl From<SendError> for TrySendError {
+    fn from(error: SendError) -> Self {
+        Self::Closed(error)
+    }
+}
+
+/// How the body of a stream breaks off, so that a client can tell it from one that is finished.
+///
+/// Servers see it as the error of the response body, and cut the connection (HTTP/1.1) or reset
+/// the stream (HTTP/2).
+#[derive(Debug)]
+pub struct StreamError {
+    kind: StreamErrorKind,
+}
+
+#[derive(Debug)]
+pub(crate) enum StreamErrorKind {
+    /// `SseConnection::fail`.
+    Application(BoxError),
+    /// The handler returned an error after the start.
+    HandlerError,
+    /// The handler answered something else than a 200 after the start.
+    HandlerAnswer(http::StatusCode),
+    HandlerPanicked,
+}
+
+impl StreamError {
+    pub(crate) fn new(kind: StreamErrorKind) -> Self {
+        Self { kind }
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            StreamErrorKind::Application(_) => f.write_str("event stream failed"),
+            StreamErrorKind::HandlerError => {
+                f.write_str("handler returned an error after its event stream had started")
+            }
+            StreamErrorKind::HandlerAnswer(status) => write!(
+                f,
+                "handler answered {} after its event stream had started",
+                status.as_u16(),
+            ),
+            StreamErrorKind::HandlerPanicked => {
+                f.write_str("handler panicked after its event stream had started")
+            }
+        }
+    }
+}
+
+impl Error for StreamError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.kind {
+            StreamErrorKind::Application(error) => Some(&**error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Connections: one open event stream each.
+//!
+//! A [`SseConnection`] is a handle to send with and to close; [`Connections`] is the registry of
+//! all that are open.
+//!
+//! # The life of a connection
+//!
+//! A connection is opened with the request. Its stream *starts* when the inner service answers
+//! `200 OK`, or at the first event sent (or [`start`](SseConnection::start)), whichever comes
+//! first. It ends for one [`CloseReason`], the first that there is: then
+//! [`closed`](SseConnection::closed) resolves and the hooks run, once, whatever the way out.
+//!
+//! # The outbox
+//!
+//! What is sent waits in a bounded queue (64 events and 1 MiB, unless the layer says otherwise)
+//! for the server to take it. A server takes events while its socket takes bytes, and a kernel
+//! takes some megabytes ahead of a client that reads slowly: that an event was taken does not say
+//! that it has arrived.
+//!
+//! Room in the outbox goes to waiting senders in the order in which they came.
+
+mod close;
+mod config;
+mod error;
+mod outbox;
+mod reader;
+mod registry;
+mod shared;
+mod values;
+mod wheel;
+
+pub use close::CloseReason;
+pub use error::{ClosedError, SendError, StreamError, TrySendError};
+pub use registry::Connections;
+
+pub(crate) use config::{Config, Welcome};
+pub(crate) use error::StreamErrorKind;
+pub(crate) use outbox::Capacity;
+pub(crate) use reader::Reader;
+pub(crate) use shared::{RequestInfo, Verdict};
+
+use std::{
+    any::Any,
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+use uuid::Uuid;
+
+use crate::{BoxError, Event};
+use outbox::Ticket;
+use shared::Shared;
+
+/// A handle on one event stream: to send events with, and to close it.
+///
+/// The layer puts it into the extensions of each request that is its own. It is cheap to clone,
+/// and can be kept and used anywhere: after the handler has answered the stream stays open for as
+/// long as a handle is left.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse::{Event, SseConnection};
+///
+/// async fn clock(sse: SseConnection) -> Result<(), tower_sse::Error> {
+///     loop {
+///         sse.send(Event::message("tick")).await?; // an error: the stream is closed
+///         tokio::time::sleep(Duration::from_secs(1)).await;
+///     }
+/// }
+/// ```
+pub struct SseConnection {
+    shared: Arc<Shared>,
+    /// Whether this handle keeps the stream open: those that are lent to hooks and predicates
+    /// do not.
+    is_counted: bool,
+}
+
+impl SseConnection {
+    /// The connection's name. It is no credential: do not let clients act on it alone.
+    pub fn uuid(&self) -> Uuid {
+        self.shared.uuid
+    }
+
+    /// A parameter that was captured by the layer's path pattern, percent-decoded (or as it stood
+    /// in the path, where it does not decode to UTF-8).
+    ///
+    /// Under a pattern of `/rooms/{room}/events`, `param("room")` of `/rooms/blue/events` is
+    /// `blue`.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        let params = &self.shared.request.params;
+        let (_, value) = params.iter().find(|(key, _)| **key == *name)?;
+        Some(value)
+    }
+
+    /// The place of a client that comes back: its `Last-Event-ID`.
+    ///
+    /// None where the header is absent, empty, given twice or no UTF-8 text.
+    pub fn last_event_id(&self) -> Option<&str> {
+        self.shared.request.last_event_id.as_deref()
+    }
+
+    // ===== sending =====
+
+    /// Sends an event, waiting for room in the outbox. Starts the stream.
+    ///
+    /// In a handler that runs inside the response body, this is where it waits for a client that
+    /// does not read.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed, for whatever reason, also while this waits. The event is
+    /// handed back.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the event has not been sent, and the place
+    /// among the waiting senders goes to the next.
+    pub fn send(&self, event: Event) -> impl Future<Output = Result<(), SendError>> + Send {
+        Sending {
+            shared: &self.shared,
+            event: Some(event),
+            ticket: None,
+        }
+    }
+
+    /// Sends an event if there is room in the outbox and no other sender waits for it. Starts the
+    /// stream.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room, or if the connection is closed. Both hand the event back.
+    pub fn try_send(&self, event: Event) -> Result<(), TrySendError> {
+        let mut place = Some(event);
+        match self.shared.poll_send(&mut place, &mut None, None) {
+            Poll::Ready(result) => Ok(result?),
+            // Only a send that found no room leaves the event in its place.
+            Poll::Pending => place.map_or(Ok(()), |event| Err(TrySendError::Full(event))),
+        }
+    }
+
+    /// Sends the events of a stream, waiting for room in the outbox before each, until it ends.
+    ///
+    /// An `Err` item fails this stream, see [`fail`](Self::fail): the client must not take it for
+    /// a finished one.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed, an `Err` item included. The event that could not be sent is
+    /// lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped while it waits for room, the event that it had taken from the
+    /// stream is lost.
+    pub async fn send_all<S, E>(&self, events: S) -> Result<(), ClosedError>
+    where
+        S: Stream<Item = Result<Event, E>>,
+        E: Into<BoxError>,
+    {
+        let mut events = pin!(events);
+        while let Some(item) = std::future::poll_fn(|cx| events.as_mut().poll_next(cx)).await {
+            match item {
+                Ok(event) => self.send(event).await.map_err(|error| error.closed())?,
+                Err(error) => {
+                    self.fail(error);
+                    return Err(ClosedError::new(CloseReason::Failed));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the stream: the head and the welcome go out now, before there is anything to send.
+    ///
+    /// Tells whether the stream is started; it is not where the connection was closed before.
+    pub fn start(&self) -> bool {
+        self.shared.start()
+    }
+
+    // ===== closing =====
+
+    /// Closes the connection: no more events are taken, what is queued goes out, and the stream
+    /// ends.
+    ///
+    /// Tells whether this was what closed it. A handler that runs inside the body is polled on
+    /// until the queue is empty, and dropped then. Before the start, the handler's answer still
+    /// decides: a 200 is a stream that ends at once, anything else goes through.
+    ///
+    /// An `EventSource` comes back after a stream that ends. To keep it from that, answer its next
+    /// request with `204 No Content`.
+    pub fn close(&self) -> bool {
+        self.shared.close(CloseReason::Closed, None)
+    }
+
+    /// Closes the connection with a last event, for which there is always room. Starts the stream.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed already. The event is handed back.
+    pub fn close_with(&self, event: Event) -> Result<(), SendError> {
+        self.shared.close_with(event)
+    }
+
+    /// Breaks the stream off: no more events are taken, what is queued goes out, and the body ends
+    /// with an error, so that the client can tell it from a finished one.
+    ///
+    /// Tells whether this was what closed it. The reason goes to the server, as the
+    /// [`source`](std::error::Error::source) of the [`StreamError`] that is the body's error.
+    pub fn fail(&self, reason: impl Into<BoxError>) -> bool {
+        let error = StreamError::new(StreamErrorKind::Application(reason.into()));
+        self.shared.close(CloseReason::Failed, Some(error))
+    }
+
+    /// Gives the stream up before it starts: whatever the handler answers goes through untouched.
+    ///
+    /// Tells whether it was in time: a stream that has started cannot be given up.
+    pub fn decline(&self) -> bool {
+        self.shared.decline()
+    }
+
+    /// Whether the connection takes no more events. The stream may still be sending what is
+    /// queued: see [`closed`](Self::closed).
+    pub fn is_closed(&self) -> bool {
+        self.shared.lock().closing.is_some()
+    }
+
+    /// Waits until the connection has ended: its last event has been taken by the server, or
+    /// nothing can be taken any more.
+    ///
+    /// A client that leaves is noticed at once where the server watches for it, as hyper does
+    /// while nothing of the request is left unread.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe.
+    pub async fn closed(&self) -> CloseReason {
+        loop {
+            let mut ended = pin!(self.shared.ended().notified());
+            // Registered first, so that an end between the two is not missed.
+            ended.as_mut().enable();
+            if let Some(reason) = self.shared.end_reason() {
+                return reason;
+            }
+            ended.await;
+        }
+    }
+
+    /// Runs a function once when the connection has ended, whatever the way out; at once if it
+    /// has.
+    ///
+    /// This is the place for what must happen when a client leaves: code after a handler's loop
+    /// does not run then. The function runs where the end is noticed, often in a destructor on the
+    /// server's task: it should be short and must not block. A panic in it is caught.
+    pub fn on_close(&self, f: impl FnOnce(CloseReason) + Send + 'static) {
+        if let Err((hook, reason)) = self.shared.add_hook(Box::new(f)) {
+            shared::call_hook(|| hook(reason));
+        }
+    }
+
+    // ===== values =====
+
+    /// Keeps a value with the connection, one of each type: so that hooks, and whoever goes through
+    /// [`Connections`], can find whose stream it is.
+    ///
+    /// # Errors
+    ///
+    /// A value stays for the life of the connection, which is what lets [`get`](Self::get) lend it.
+    /// If there is one of this type already, the new one is handed back.
+    pub fn insert<T: Any + Send + Sync>(&self, value: T) -> Result<(), T> {
+        self.shared.values.insert(value)
+    }
+
+    /// The value of this type, if one was inserted.
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.shared.values.get()
+    }
+
+    // ===== crate =====
+
+    /// The handle of a connection that is being opened, which is counted from the beginning.
+    fn first(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            is_counted: true,
+        }
+    }
+
+    fn counted(shared: Arc<Shared>) -> Self {
+        shared.add_handle();
+        Self {
+            shared,
+            is_counted: true,
+        }
+    }
+
+    /// A handle to lend out. A clone of it counts.
+    fn uncounted(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            is_counted: false,
+        }
+    }
+}
+
+impl Clone for SseConnection {
+    fn clone(&self) -> Self {
+        Self::counted(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for SseConnection {
+    fn drop(&mut self) {
+        if self.is_counted {
+            self.shared.drop_handle();
+        }
+    }
+}
+
+impl fmt::Debug for SseConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.lock();
+        f.debug_struct("SseConnection")
+            .field("uuid", &self.shared.uuid)
+            .field("is_started", &state.is_started)
+            .field("closing", &state.closing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Two handles are equal if they are of the same connection.
+impl PartialEq for SseConnection {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+impl Eq for SseConnection {}
+
+/// The future of [`SseConnection::send`].
+struct Sending<'a> {
+    shared: &'a Shared,
+    event: Option<Event>,
+    ticket: Option<Ticket>,
+}
+
+impl Future for Sending<'_> {
+    type Output = Result<(), SendError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        this.shared
+            .poll_send(&mut this.event, &mut this.ticket, Some(cx.waker()))
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.shared.cancel_send(ticket);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The side of a connection that takes its events: held by the response future, then by the body.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    thread,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    CloseReason, SseConnection, StreamError,
+    config::Welcome,
+    error::StreamErrorKind,
+    shared::{Shared, State, Verdict, call_hook},
+};
+use crate::Event;
+
+/// A heartbeat is one comment line. A blank line after it would make several clients (httpx-sse,
+/// sseclient, fetch-event-source) dispatch an empty event.
+const HEARTBEAT: Bytes = Bytes::from_static(b":\n");
+
+/// The one reader of a connection. Dropping it ends the connection.
+pub(crate) struct Reader {
+    shared: Arc<Shared>,
+    /// The first frame, until it is taken.
+    welcome: Option<Vec<u8>>,
+    /// A frame was given since the last `Pending`: the server may not have written it yet.
+    is_unflushed: bool,
+    /// The last frame has been given.
+    is_ended: bool,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            welcome: None,
+            is_unflushed: false,
+            is_ended: false,
+        }
+    }
+
+    /// Ready once something was sent, or the stream was started otherwise.
+    pub(crate) fn poll_started(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.shared.lock();
+        if state.is_started {
+            return Poll::Ready(());
+        }
+        let old = wait(&mut state, cx);
+        drop(state);
+        drop(old);
+        Poll::Pending
+    }
+
+    /// The handler has answered, and been dropped. Tells whether there is a stream: it has started
+    /// then. Otherwise the connection takes no events any more.
+    pub(crate) fn answered(&self, verdict: Verdict) -> bool {
+        self.shared.answered(verdict)
+    }
+
+    /// The stream starts: runs the hook, and writes the welcome.
+    pub(crate) fn begin(&mut self) {
+        let now = Instant::now();
+        let mut state = self.shared.lock();
+        state.last_taken = now;
+        state.is_open = true;
+        drop(state);
+
+        let connection = SseConnection::uncounted(&self.shared);
+        let config = &self.shared.config;
+        if let Some(hook) = &config.on_open {
+            call_hook(|| hook(&connection));
+        }
+        let mut event = match &config.welcome {
+            Welcome::None => return,
+            Welcome::Custom(welcome) => welcome(&connection),
+            Welcome::Uuid => {
+                Event::with_type("welcome", &format!(r#"{{"uuid":"{}"}}"#, self.shared.uuid))
+            }
+        };
+        let takes_retry = event.has_data() && !event.has_retry() && !config.numbered;
+        if let Some(retry) = config.retry.filter(|_| takes_retry) {
+            event = event.retry(retry);
+        }
+        let is_numbered = config.numbered && event.has_data() && !event.has_id();
+        self.welcome = Some(event.into_frame(is_numbered.then_some(0)));
+    }
+
+    /// The handler has finished inside the body; the stream goes on for as long as it is held.
+    pub(crate) fn handler_finished(&self) {
+        self.shared.answered(Verdict::Maybe);
+    }
+
+    /// The handler failed inside the body: what is queued goes out, then the body breaks off.
+    pub(crate) fn handler_failed(&self, kind: StreamErrorKind) {
+        let error = StreamError::new(kind);
+        self.shared.close(CloseReason::Failed, Some(error));
+    }
+
+    /// Ends the connection, for this reason if there is none yet.
+    pub(crate) fn end(&mut self, reason: CloseReason) {
+        self.is_ended = true;
+        self.shared.end(reason);
+    }
+
+    /// Whether the last frame has been given.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    /// Takes the next frame: all that is queued, up to the size of a merged frame.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, StreamError>>> {
+        let mut state = self.shared.lock();
+        if state.is_ended {
+            drop(state);
+            self.is_ended = true;
+            return Poll::Ready(None);
+        }
+        if let Some(frame) = state.outbox.take(self.welcome.take()) {
+            took(&mut state);
+            let sender = state.outbox.next_waiter();
+            let is_last =
+                state.outbox.is_empty() && state.closing.is_some() && state.error.is_none();
+            drop(state);
+            if let Some(sender) = sender {
+                sender.wake();
+            }
+            if is_last {
+                // The server sees at once that nothing follows, and saves a write.
+                self.end(CloseReason::Closed);
+            }
+            self.is_unflushed = true;
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(reason) = state.closing {
+            if state.error.is_some() && self.is_unflushed {
+                // An error makes hyper drop what it has not written. It writes on `Pending`.
+                drop(state);
+                self.is_unflushed = false;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let error = state.error.take();
+            drop(state);
+            self.end(reason);
+            return Poll::Ready(error.map(Err));
+        }
+        if state.heartbeat_due {
+            took(&mut state);
+            self.is_unflushed = true;
+            return Poll::Ready(Some(Ok(HEARTBEAT)));
+        }
+        let old = wait(&mut state, cx);
+        drop(state);
+        drop(old);
+        self.is_unflushed = false;
+        Poll::Pending
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let reason = if thread::panicking() {
+            CloseReason::Failed
+        } else {
+            CloseReason::ClientGone
+        };
+        self.shared.end(reason);
+    }
+}
+
+fn took(state: &mut State) {
+    state.last_taken = Instant::now();
+    state.heartbeat_due = false;
+}
+
+/// Leaves a waker; gives back the one that stood there, to be dropped outside the lock.
+fn wait(state: &mut State, cx: &Context<'_>) -> Option<std::task::Waker> {
+    match &state.reader {
+        Some(reader) if reader.will_wake(cx.waker()) => None,
+        _ => state.reader.replace(cx.waker().clone()),
+    }
+}

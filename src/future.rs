@@ -1,0 +1,224 @@
+//! The future of a response that passes the layer.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Response, StatusCode, response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use crate::{
+    body::SseBody,
+    connection::{CloseReason, Reader, StreamErrorKind, Verdict},
+    response::{head, may_become_stream},
+};
+
+pin_project! {
+    /// Response future for [`SseService`](crate::layer::SseService).
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: Inner<F>,
+    }
+}
+
+pin_project! {
+    #[project = InnerProj]
+    enum Inner<F> {
+        PassThrough {
+            #[pin]
+            future: F,
+        },
+        Sse {
+            call: Option<Call<F>>,
+        },
+    }
+}
+
+/// A request that is ours, until the stream starts or is declined.
+struct Call<F> {
+    /// First, so that the connection ends for its own reason, not for what the handler's
+    /// destructors do.
+    reader: Reader,
+    handler: Handler<F>,
+    is_head: bool,
+}
+
+/// What answers a request that is ours. In a box, because it may move into the body.
+pub(crate) enum Handler<F> {
+    Inner(Pin<Box<F>>),
+    Accept(AcceptFuture),
+}
+
+pub(crate) type AcceptFuture = Pin<Box<dyn Future<Output = Result<(), StatusCode>> + Send>>;
+
+pub(crate) enum Answer<B> {
+    Response(Response<B>),
+    /// The `accept` function said yes.
+    Accepted,
+    Refused(StatusCode),
+}
+
+impl<F> ResponseFuture<F> {
+    pub(crate) fn pass_through(future: F) -> Self {
+        Self {
+            inner: Inner::PassThrough { future },
+        }
+    }
+
+    pub(crate) fn sse(reader: Reader, handler: Handler<F>, is_head: bool) -> Self {
+        Self {
+            inner: Inner::Sse {
+                call: Some(Call {
+                    reader,
+                    handler,
+                    is_head,
+                }),
+            },
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture")
+            .field("is_sse", &matches!(self.inner, Inner::Sse { .. }))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<SseBody<B, F>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let call = match self.project().inner.project() {
+            InnerProj::PassThrough { future } => {
+                let response = ready!(future.poll(cx))?;
+                return Poll::Ready(Ok(response.map(SseBody::pass_through)));
+            }
+            InnerProj::Sse { call } => call,
+        };
+        let Some(running) = call else {
+            // Polled again after it was ready, which is not allowed.
+            return Poll::Pending;
+        };
+        let answer = match running.handler.poll(cx) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => {
+                ready!(running.reader.poll_started(cx));
+                None
+            }
+        };
+        let Some(call) = call.take() else {
+            return Poll::Pending;
+        };
+        Poll::Ready(match answer {
+            None => Ok(call.start()),
+            Some(answer) => call.answer(answer),
+        })
+    }
+}
+
+impl<F> Call<F> {
+    /// Starts the stream, with a handler that has not answered.
+    fn start<B>(self) -> Response<SseBody<B, F>> {
+        stream(self.reader, Some(self.handler), None, self.is_head)
+    }
+
+    /// Starts the stream or declines it, by what the handler has answered.
+    fn answer<B, E>(self, answer: Result<Answer<B>, E>) -> Result<Response<SseBody<B, F>>, E> {
+        let Self {
+            reader,
+            handler,
+            is_head,
+        } = self;
+        // It may hold the request, and so a handle, that would pass for somebody's wish to send.
+        drop(handler);
+
+        let verdict = match &answer {
+            Ok(Answer::Response(response)) => {
+                if may_become_stream(response.status(), response.headers()) {
+                    Verdict::Maybe
+                } else {
+                    Verdict::No(CloseReason::Declined)
+                }
+            }
+            Ok(Answer::Accepted) => Verdict::Yes,
+            Ok(Answer::Refused(_)) => Verdict::No(CloseReason::Declined),
+            Err(_) => Verdict::No(CloseReason::Failed),
+        };
+        if reader.answered(verdict) {
+            // It may have started before the answer came, so that this may be a failure.
+            if let Some(kind) = failure(&answer) {
+                reader.handler_failed(kind);
+            }
+            let inner = match answer {
+                Ok(Answer::Response(response)) => Some(response.into_parts().0),
+                _ => None,
+            };
+            return Ok(stream(reader, None, inner, is_head));
+        }
+        drop(reader);
+        Ok(match answer? {
+            Answer::Response(response) => response.map(SseBody::pass_through),
+            Answer::Accepted => bare(StatusCode::NO_CONTENT),
+            Answer::Refused(status) => bare(status),
+        })
+    }
+}
+
+impl<F> Handler<F> {
+    pub(crate) fn poll<B, E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<B>, E>>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+    {
+        match self {
+            Self::Inner(future) => future.as_mut().poll(cx).map_ok(Answer::Response),
+            Self::Accept(future) => future.as_mut().poll(cx).map(|answer| {
+                Ok(match answer {
+                    Ok(()) => Answer::Accepted,
+                    Err(status) => Answer::Refused(status),
+                })
+            }),
+        }
+    }
+}
+
+/// How an answer that comes after the start breaks the stream off, if it does.
+pub(crate) fn failure<B, E>(answer: &Result<Answer<B>, E>) -> Option<StreamErrorKind> {
+    let status = match answer {
+        Ok(Answer::Response(response)) => response.status(),
+        Ok(Answer::Accepted) => StatusCode::OK,
+        Ok(Answer::Refused(status)) => *status,
+        Err(_) => return Some(StreamErrorKind::HandlerError),
+    };
+    (status != StatusCode::OK).then_some(StreamErrorKind::HandlerAnswer(status))
+}
+
+fn stream<B, F>(
+    mut reader: Reader,
+    handler: Option<Handler<F>>,
+    inner: Option<response::Parts>,
+    is_head: bool,
+) -> Response<SseBody<B, F>> {
+    let head = head(inner);
+    if is_head {
+        reader.end(CloseReason::Closed);
+        return Response::from_parts(head, SseBody::head());
+    }
+    reader.begin();
+    Response::from_parts(head, SseBody::stream(reader, handler))
+}
+
+fn bare<B, F>(status: StatusCode) -> Response<SseBody<B, F>> {
+    let mut response = Response::new(SseBody::empty());
+    *response.status_mut() = status;
+    response
+}

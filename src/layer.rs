@@ -1,0 +1,417 @@
+//! Middleware that turns the answers of a service into event streams.
+//!
+//! # Which requests are its own
+//!
+//! A request is the layer's own when its path matches one of the patterns, its method is GET or
+//! HEAD ([`methods`](SseLayer::methods) for others), and its `Accept` is absent or admits
+//! `text/event-stream` ([`any_accept`](SseLayer::any_accept) to ignore it). Every other request
+//! goes through untouched, and so does its response: the same bytes, headers, trailers and size
+//! hint, at no allocation.
+//!
+//! Patterns are [matchit's](https://docs.rs/matchit): `/events`, `/rooms/{room}/events`,
+//! `/files/{*rest}`. They are held against the path that the layer sees: under axum's
+//! `Router::nest("/api", …)` a layer of the inner router sees the path without `/api`, one of the
+//! outer router sees it whole.
+//!
+//! # When the stream starts, and when there is none
+//!
+//! The inner service finds an [`SseConnection`] in the request's extensions. The stream starts when
+//! the inner service answers `200 OK`, or at the first event sent (or
+//! [`start`](SseConnection::start)), whichever comes first. So a handler may be straight-line code
+//! that sends and only then returns: it then runs inside the response body, is not polled while
+//! the client takes nothing, and is dropped when the client leaves. A handler that answers first
+//! and keeps a clone of its connection elsewhere works as well.
+//!
+//! There is no stream, and the inner response goes through untouched, if before the start the
+//! inner service answers
+//!
+//! - anything but 200 (an `EventSource` that is answered `204` stops reconnecting),
+//! - 200, when nothing was sent and no handle on the connection is left: it did not want one,
+//! - 200 with `content-type: text/event-stream`, or with gRPC's marks (`grpc-status`,
+//!   `application/grpc`: gRPC answers refused calls with 200),
+//! - anything, after [`decline`](SseConnection::decline).
+//!
+//! HEAD is answered with the head that GET would have, and no stream.
+//!
+//! # The head
+//!
+//! The inner response's own headers, if it has answered, less those that speak of its body; then
+//! `content-type: text/event-stream`, `cache-control: no-store, no-transform` and
+//! `x-accel-buffering: no`. CORS headers are for a CORS layer.
+//!
+//! # What goes outside, what inside
+//!
+//! | layer | where | why |
+//! | --- | --- | --- |
+//! | tracing, panics, request limits, request timeouts, CORS, compression | outside or inside | a timeout of the request ends at the head; compression leaves event streams alone |
+//! | authentication that answers by itself | outside, or inside: its answer goes through | anything but 200 is no stream |
+//! | what sets response headers by what the handler did (a session's `Set-Cookie`) | outside, if the handler sends before it answers | a send starts the stream: layers between this one and the handler have no say on the head any more |
+//! | a timeout of the response body (`ResponseBodyTimeout`) | inside | outside, it would cut the stream |
+//!
+//! # A broken stream is told from a finished one
+//!
+//! After the start a handler that returns an error, answers anything but 200, or panics, and
+//! [`fail`](SseConnection::fail), end the body with a [`StreamError`](crate::connection::StreamError):
+//! servers cut the connection, and a client sees an unexpected end instead of a clean one.
+//!
+//! # Example
+//!
+//! With any tower service:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use std::convert::Infallible;
+//! use tower::{Service, ServiceBuilder, ServiceExt};
+//! use tower_sse::{Event, SseConnection, SseLayer};
+//!
+//! async fn handle(request: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
+//!     if let Some(sse) = request.extensions().get::<SseConnection>() {
+//!         let _ = sse.send(Event::message("hello")).await;
+//!     }
+//!     Ok(Response::default())
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut service = ServiceBuilder::new()
+//!     .layer(SseLayer::new("/events"))
+//!     .service_fn(handle);
+//!
+//! let request = Request::get("/events").body(Full::default())?;
+//! let response = service.ready().await?.call(request).await?;
+//! assert_eq!(response.headers()["content-type"], "text/event-stream");
+//! # Ok(())
+//! # }
+//! ```
+
+pub use crate::{body::SseBody, future::ResponseFuture, path::PatternError, service::SseService};
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{Method, StatusCode, request};
+use tower_layer::Layer;
+
+use crate::{
+    Event, SseConnection,
+    connection::{Capacity, CloseReason, Config, Connections, Welcome},
+    future::AcceptFuture,
+    path::Rule,
+};
+
+/// The layer: see the [module's documentation](self).
+///
+/// It is cheap to clone. Its setters take effect for the services that it makes afterwards.
+#[derive(Clone)]
+#[must_use = "a layer does nothing until it is put around a service"]
+pub struct SseLayer {
+    settings: Arc<Settings>,
+}
+
+/// Behind one `Arc`, which each service shares: axum clones services with every request.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) rule: Rule,
+    pub(crate) config: Arc<Config>,
+    pub(crate) connections: Connections,
+    pub(crate) accept: Option<AcceptFn>,
+}
+
+type AcceptFn = Arc<dyn Fn(SseConnection, request::Parts) -> AcceptFuture + Send + Sync>;
+
+impl SseLayer {
+    /// Makes streams of the requests for one path. More paths with [`path`](Self::path).
+    ///
+    /// # Panics
+    ///
+    /// If the pattern is invalid, as axum's `Router::route` does. For patterns that are not known
+    /// before run time there is [`try_new`](Self::try_new).
+    #[track_caller]
+    pub fn new(pattern: &str) -> Self {
+        or_panic(Self::try_new(pattern))
+    }
+
+    /// As [`new`](Self::new).
+    ///
+    /// # Errors
+    ///
+    /// If the pattern is invalid.
+    pub fn try_new(pattern: &str) -> Result<Self, PatternError> {
+        Ok(Self::with_rule(Rule::path(pattern)?))
+    }
+
+    /// Makes streams of the requests for any path: for where the path has been decided already, as
+    /// under axum's `MethodRouter::layer`.
+    pub fn any_path() -> Self {
+        Self::with_rule(Rule::any_path())
+    }
+
+    /// What clients of chat-completion interfaces expect: POST, with any `Accept` (they ask for
+    /// `application/json`), no welcome and no `retry` (they parse every event).
+    ///
+    /// The request's body should be read before the handler sends: hyper does not notice that a
+    /// client has left while some of its request is unread.
+    ///
+    /// # Panics
+    ///
+    /// If the pattern is invalid. For patterns that are not known before run time there is
+    /// [`try_completions`](Self::try_completions).
+    #[track_caller]
+    pub fn completions(pattern: &str) -> Self {
+        or_panic(Self::try_completions(pattern))
+    }
+
+    /// As [`completions`](Self::completions).
+    ///
+    /// # Errors
+    ///
+    /// If the pattern is invalid.
+    pub fn try_completions(pattern: &str) -> Result<Self, PatternError> {
+        Ok(Self::try_new(pattern)?
+            .methods([Method::POST])
+            .any_accept()
+            .without_welcome())
+    }
+
+    /// Adds a path.
+    ///
+    /// # Panics
+    ///
+    /// If the pattern is invalid, or cannot stand beside one that is there. For patterns that are
+    /// not known before run time there is [`try_path`](Self::try_path).
+    #[track_caller]
+    pub fn path(self, pattern: &str) -> Self {
+        or_panic(self.try_path(pattern))
+    }
+
+    /// As [`path`](Self::path).
+    ///
+    /// # Errors
+    ///
+    /// If the pattern is invalid, or cannot stand beside one that is there.
+    pub fn try_path(mut self, pattern: &str) -> Result<Self, PatternError> {
+        self.settings_mut().rule.add_path(pattern)?;
+        Ok(self)
+    }
+
+    /// Sets the methods of the requests that are the layer's own, in place of GET. HEAD goes with
+    /// GET.
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        let methods = methods.into_iter().collect();
+        self.settings_mut().rule.set_methods(methods);
+        self
+    }
+
+    /// Ignores the `Accept` of requests.
+    pub fn any_accept(mut self) -> Self {
+        self.settings_mut().rule.ignore_accept();
+        self
+    }
+
+    /// Enters the connections in this registry, which other layers may share. Without it the layer
+    /// has a registry of its own.
+    pub fn registry(mut self, connections: &Connections) -> Self {
+        self.settings_mut().connections = connections.clone();
+        self
+    }
+
+    /// The registry of the layer's connections.
+    pub fn connections(&self) -> &Connections {
+        &self.settings.connections
+    }
+
+    /// Sends a heartbeat (a comment of one byte and a line end) when nothing else was sent for
+    /// this long, so that proxies keep the connection and a client that has vanished is noticed.
+    ///
+    /// The default is 15 seconds, as the HTML standard advises (section 9.2.7). Times are kept
+    /// between 64 ms, the grain of the clock, and one day. Heartbeats need a Tokio runtime.
+    pub fn keep_alive(mut self, time: Duration) -> Self {
+        let range = Duration::from_millis(64)..=Duration::from_secs(24 * 60 * 60);
+        let time = time.clamp(*range.start(), *range.end());
+        self.config_mut().keep_alive = Some(time);
+        self
+    }
+
+    /// Sends no heartbeats. Proxies will cut idle streams, and clients that vanish without a word
+    /// stay open.
+    pub fn without_keep_alive(mut self) -> Self {
+        self.config_mut().keep_alive = None;
+        self
+    }
+
+    /// Sets the reconnection time that the welcome gives the client; 3 seconds by default, at most
+    /// 24 days.
+    ///
+    /// An `EventSource` keeps the last `retry` that it was given for ever. So each welcome sets it
+    /// anew.
+    pub fn retry(mut self, time: Duration) -> Self {
+        self.config_mut().retry = Some(time);
+        self
+    }
+
+    /// Leaves the reconnection time to the client (a few seconds, in browsers).
+    pub fn without_retry(mut self) -> Self {
+        self.config_mut().retry = None;
+        self
+    }
+
+    /// Sets the first event of each stream, in place of `welcome` with `{"uuid": "…"}`. The
+    /// reconnection time is added to it, unless it sets its own.
+    ///
+    /// The function is called when the stream starts. What it sends comes after the welcome.
+    pub fn welcome<F>(mut self, welcome: F) -> Self
+    where
+        F: Fn(&SseConnection) -> Event + Send + Sync + 'static,
+    {
+        self.config_mut().welcome = Welcome::Custom(Arc::new(welcome));
+        self
+    }
+
+    /// Sends no first event, and so no reconnection time.
+    pub fn without_welcome(mut self) -> Self {
+        self.config_mut().welcome = Welcome::None;
+        self
+    }
+
+    /// Numbers the events of each connection: `id: N`, from 0, and no `retry`. Comments, and events
+    /// with an id of their own, are not numbered.
+    ///
+    /// Off by default: a count that starts again on every connection cannot be resumed from.
+    pub fn numbered(mut self, is_numbered: bool) -> Self {
+        self.config_mut().numbered = is_numbered;
+        self
+    }
+
+    /// Keeps streams open without a handle, for applications that reach them only through
+    /// [`Connections`]. A plain 200 then starts a stream, whatever its body.
+    ///
+    /// Off by default: such a stream ends only when it is closed, or when the client leaves.
+    pub fn hold_open(mut self, holds: bool) -> Self {
+        self.config_mut().hold_open = holds;
+        self
+    }
+
+    /// Bounds what waits to be taken by the server: 64 events and 1 MiB by default, for each
+    /// connection. At the bound `send` waits, and `try_send` fails.
+    ///
+    /// At least one event is taken, however large: when nothing else waits.
+    pub fn outbox(mut self, events: usize, bytes: usize) -> Self {
+        self.config_mut().outbox = Capacity { events, bytes };
+        self
+    }
+
+    /// Answers requests that are the layer's own with a function, in place of the inner service:
+    /// for servers that have no handler there (tonic, plain hyper).
+    ///
+    /// `Ok` is a stream, also when nothing was sent and no handle is left: it ends at once then.
+    /// `Err` is an answer of that status, with an empty body. As a handler it may send before it
+    /// returns, and then runs inside the response body.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use tower_sse::{Connections, Event, SseLayer};
+    ///
+    /// let layer = SseLayer::new("/events").accept(async |sse, parts| {
+    ///     if !parts.headers.contains_key("authorization") {
+    ///         return Err(StatusCode::UNAUTHORIZED);
+    ///     }
+    ///     let _ = sse.send(Event::message("hello")).await;
+    ///     Ok(())
+    /// });
+    /// # let _ = layer;
+    /// ```
+    pub fn accept<F, Fut>(mut self, accept: F) -> Self
+    where
+        F: Fn(SseConnection, request::Parts) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), StatusCode>> + Send + 'static,
+    {
+        let accept =
+            move |connection, parts| -> AcceptFuture { Box::pin(accept(connection, parts)) };
+        self.settings_mut().accept = Some(Arc::new(accept));
+        self
+    }
+
+    /// Calls a function when a stream has started, before its first event goes out.
+    ///
+    /// It runs on the server's task: it should be short and must not block. A panic in it is
+    /// caught.
+    pub fn on_open<F>(mut self, f: F) -> Self
+    where
+        F: Fn(&SseConnection) + Send + Sync + 'static,
+    {
+        self.config_mut().on_open = Some(Arc::new(f));
+        self
+    }
+
+    /// Calls a function when a stream has ended: once for each for which
+    /// [`on_open`](Self::on_open) was due, whatever the way out. Requests that were declined are
+    /// none.
+    ///
+    /// It runs where the end is noticed, often in a destructor on the server's task: it should be
+    /// short and must not block. A panic in it is caught.
+    pub fn on_close<F>(mut self, f: F) -> Self
+    where
+        F: Fn(&SseConnection, CloseReason) + Send + Sync + 'static,
+    {
+        self.config_mut().on_close = Some(Arc::new(f));
+        self
+    }
+
+    fn with_rule(rule: Rule) -> Self {
+        Self {
+            settings: Arc::new(Settings {
+                rule,
+                config: Arc::default(),
+                connections: Connections::new(),
+                accept: None,
+            }),
+        }
+    }
+
+    fn settings_mut(&mut self) -> &mut Settings {
+        Arc::make_mut(&mut self.settings)
+    }
+
+    fn config_mut(&mut self) -> &mut Config {
+        Arc::make_mut(&mut self.settings_mut().config)
+    }
+}
+
+impl<S> Layer<S> for SseLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SseService::new(inner, Arc::clone(&self.settings))
+    }
+}
+
+impl fmt::Debug for SseLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SseLayer").field(&self.settings).finish()
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("rule", &self.rule)
+            .field("config", &self.config)
+            .field("connections", &self.connections)
+            .field("has_accept", &self.accept.is_some())
+            .finish()
+    }
+}
+
+#[track_caller]
+fn or_panic(result: Result<SseLayer, PatternError>) -> SseLayer {
+    match result {
+        Ok(layer) => layer,
+        Err(error) => {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            panic!("{error}: {}", source.unwrap_or_default())
+        }
+    }
+}

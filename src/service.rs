@@ -1,0 +1,91 @@
+//! The service that a layer makes.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Method, Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{
+    body::SseBody,
+    future::{Handler, ResponseFuture},
+    layer::Settings,
+};
+
+/// Middleware that turns the answers of its inner service into event streams, made by
+/// [`SseLayer`](crate::SseLayer).
+///
+/// Its errors are those of the inner service, untouched.
+#[derive(Clone)]
+pub struct SseService<S> {
+    inner: S,
+    settings: Arc<Settings>,
+}
+
+impl<S> SseService<S> {
+    pub(crate) fn new(inner: S, settings: Arc<Settings>) -> Self {
+        Self { inner, settings }
+    }
+
+    /// The inner service.
+    pub fn as_inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service, to change.
+    pub fn as_inner_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service alone.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for SseService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body,
+{
+    type Response = Response<SseBody<ResBody, S::Future>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let Some(info) = self.settings.rule.matches(&request) else {
+            return ResponseFuture::pass_through(self.inner.call(request));
+        };
+        let is_head = request.method() == Method::HEAD;
+        let settings = &self.settings;
+        // From here on the reader's destructor ends the connection, also if the inner service
+        // panics.
+        let (connection, reader) = settings.connections.open(&settings.config, info);
+        let handler = match &settings.accept {
+            Some(accept) => Handler::Accept(accept(connection, request.into_parts().0)),
+            None => {
+                request.extensions_mut().insert(connection);
+                Handler::Inner(Box::pin(self.inner.call(request)))
+            }
+        };
+        ResponseFuture::sse(reader, handler, is_head)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for SseService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SseService")
+            .field("inner", &self.inner)
+            .field("settings", &self.settings)
+            .finish()
+    }
+}
