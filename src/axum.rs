@@ -27,6 +27,7 @@ use http::{StatusCode, header, request::Parts};
 
 use crate::{
     Error, SseConnection,
+    broker::{BrokerError, BrokerErrorKind},
     connection::{ClosedError, SendError},
     event::EventError,
     path::admits_event_stream,
@@ -112,12 +113,32 @@ impl IntoResponse for SendError {
     }
 }
 
+/// `400 Bad Request` for topics and events that cannot be, `500 Internal Server Error` for a
+/// connection that cannot be subscribed, else `503 Service Unavailable`.
+impl IntoResponse for BrokerError {
+    fn into_response(self) -> Response {
+        let status = match self.kind() {
+            BrokerErrorKind::Topic | BrokerErrorKind::Event => StatusCode::BAD_REQUEST,
+            BrokerErrorKind::Connection => StatusCode::INTERNAL_SERVER_ERROR,
+            BrokerErrorKind::Append(_) | BrokerErrorKind::Closed(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        (status, self.to_string()).into_response()
+    }
+}
+
 /// The response of the error that it is; `503 Service Unavailable` for a full outbox.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         match self {
             Self::Event(error) => error.into_response(),
             Self::Closed(error) => error.into_response(),
+            Self::HasId => {
+                let text = "the server could not write an event";
+                (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+            }
+            Self::Broker(error) => error.into_response(),
             Self::Full => (StatusCode::SERVICE_UNAVAILABLE, self.to_string()).into_response(),
         }
     }

@@ -3,6 +3,7 @@
 use std::{error, fmt};
 
 use crate::{
+    broker::BrokerError,
     connection::{ClosedError, SendError, TrySendError},
     event::EventError,
 };
@@ -19,6 +20,10 @@ pub enum Error {
     Closed(ClosedError),
     /// An event was not sent: the outbox had no room.
     Full,
+    /// An event was not sent: it has an id of its own, on a connection whose ids are a broker's.
+    HasId,
+    /// An event was not published, or a connection not subscribed.
+    Broker(BrokerError),
 }
 
 impl fmt::Display for Error {
@@ -27,6 +32,8 @@ impl fmt::Display for Error {
             Self::Event(error) => error.fmt(f),
             Self::Closed(error) => error.fmt(f),
             Self::Full => f.write_str("outbox is full"),
+            Self::HasId => f.write_str("event has an id of its own: ids are the broker's here"),
+            Self::Broker(error) => error.fmt(f),
         }
     }
 }
@@ -37,7 +44,8 @@ impl error::Error for Error {
             // Shown in its place, so that it does not stand in the chain twice.
             Self::Event(error) => error.source(),
             Self::Closed(error) => error.source(),
-            Self::Full => None,
+            Self::Full | Self::HasId => None,
+            Self::Broker(error) => error.source(),
         }
     }
 }
@@ -45,6 +53,12 @@ impl error::Error for Error {
 impl From<EventError> for Error {
     fn from(error: EventError) -> Self {
         Self::Event(error)
+    }
+}
+
+impl From<BrokerError> for Error {
+    fn from(error: BrokerError) -> Self {
+        Self::Broker(error)
     }
 }
 
@@ -56,7 +70,7 @@ impl From<ClosedError> for Error {
 
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
-        Self::Closed(error.closed())
+        error.closed().map_or(Self::HasId, Self::Closed)
     }
 }
 
@@ -64,7 +78,7 @@ impl From<TrySendError> for Error {
     fn from(error: TrySendError) -> Self {
         match error {
             TrySendError::Full(_) => Self::Full,
-            TrySendError::Closed(error) => error.into(),
+            TrySendError::Refused(error) => error.into(),
         }
     }
 }

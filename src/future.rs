@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -98,32 +99,52 @@ where
     type Output = Result<Response<SseBody<B, F>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let call = match self.project().inner.project() {
+        match self.project().inner.project() {
             InnerProj::PassThrough { future } => {
                 let response = ready!(future.poll(cx))?;
-                return Poll::Ready(Ok(response.map(SseBody::pass_through)));
+                Poll::Ready(Ok(response.map(SseBody::pass_through)))
             }
-            InnerProj::Sse { call } => call,
-        };
-        let Some(running) = call else {
-            // Polled again after it was ready, which is not allowed.
-            return Poll::Pending;
-        };
-        let answer = match running.handler.poll(cx) {
-            Poll::Ready(answer) => Some(answer),
-            Poll::Pending => {
-                ready!(running.reader.poll_started(cx));
-                None
-            }
-        };
-        let Some(call) = call.take() else {
-            return Poll::Pending;
-        };
-        Poll::Ready(match answer {
-            None => Ok(call.start()),
-            Some(answer) => call.answer(answer),
-        })
+            InnerProj::Sse { call } => poll_call(call, cx),
+        }
     }
+}
+
+/// Apart, so that what goes through does not pay for a frame of this size.
+#[inline(never)]
+fn poll_call<F, B, E>(
+    call: &mut Option<Call<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<SseBody<B, F>>, E>>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    let Some(running) = call else {
+        // Polled again after it was ready, or had panicked, which is not allowed.
+        return Poll::Pending;
+    };
+    let polled = catch_unwind(AssertUnwindSafe(|| running.handler.poll(cx)));
+    let answer = match polled {
+        Err(panic) => {
+            // Whoever catches it, as a layer outside that answers 500 does, may keep this
+            // future for a while: the connection ends now.
+            running.reader.end(CloseReason::Failed);
+            *call = None;
+            resume_unwind(panic)
+        }
+        Ok(Poll::Ready(answer)) => Some(answer),
+        Ok(Poll::Pending) => {
+            ready!(running.reader.poll_started(cx));
+            None
+        }
+    };
+    let Some(call) = call.take() else {
+        return Poll::Pending;
+    };
+    Poll::Ready(match answer {
+        None => Ok(call.start()),
+        Some(answer) => call.answer(answer),
+    })
 }
 
 impl<F> Call<F> {
@@ -154,11 +175,7 @@ impl<F> Call<F> {
             Ok(Answer::Refused(_)) => Verdict::No(CloseReason::Declined),
             Err(_) => Verdict::No(CloseReason::Failed),
         };
-        if reader.answered(verdict) {
-            // It may have started before the answer came, so that this may be a failure.
-            if let Some(kind) = failure(&answer) {
-                reader.handler_failed(kind);
-            }
+        if reader.answered(verdict, failure(&answer)) {
             let inner = match answer {
                 Ok(Answer::Response(response)) => Some(response.into_parts().0),
                 _ => None,

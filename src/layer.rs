@@ -209,6 +209,15 @@ impl SseLayer {
         self
     }
 
+    /// Takes a client's place from this query parameter where there is no `Last-Event-ID`: for
+    /// clients that cannot set the header, as a page that opens a new `EventSource`.
+    ///
+    /// Off by default: addresses end up in logs and histories.
+    pub fn last_event_id_query(mut self, name: &str) -> Self {
+        self.settings_mut().rule.set_id_parameter(name);
+        self
+    }
+
     /// Enters the connections in this registry, which other layers may share. Without it the layer
     /// has a registry of its own.
     pub fn registry(mut self, connections: &Connections) -> Self {

@@ -1,10 +1,80 @@
 //! Server-Sent Events for any tower service.
+//!
+//! [`SseLayer`] wraps a service; on the paths that it is given it turns the service's answers into
+//! event streams, and hands the service an [`SseConnection`], to send with and to close. It is for
+//! servers on axum, hyper, tonic or anything else that speaks [`http`] and [`tower_service`], and
+//! that push to browsers (`EventSource`) or to other clients of event streams.
+//!
+//! ```
+//! # #[cfg(feature = "axum")] {
+//! use axum::{Router, routing::get};
+//! use std::time::Duration;
+//! use tower_sse::{Event, SseConnection, SseLayer};
+//!
+//! async fn count(sse: SseConnection) -> Result<(), tower_sse::Error> {
+//!     for number in 0_u64.. {
+//!         sse.send(Event::json("count", &number)?).await?; // an error: the stream is closed
+//!         tokio::time::sleep(Duration::from_secs(1)).await;
+//!     }
+//!     Ok(())
+//! }
+//!
+//! let app: Router = Router::new()
+//!     .route("/events", get(count))
+//!     .layer(SseLayer::new("/events"));
+//! # }
+//! ```
+//!
+//! The handler runs inside the response body: it is not polled while the client takes nothing, and
+//! is dropped when the client leaves. A handler may as well answer at once: then the stream stays
+//! open for as long as a clone of its connection is kept somewhere. Any part of the program finds
+//! the streams that are open in a registry, [`Connections`].
+//!
+//! - [`layer`]: which requests become streams, when a stream starts, and how it is declined; what
+//!   goes outside the layer and what inside.
+//! - [`connection`]: the life of a connection, its outbox, the registry.
+//! - [`event`]: what goes over the wire, and a parser for it.
+//!
+//! # Cancel safety
+//!
+//! A handler that sends before it answers is dropped at whichever `.await` it stands when the
+//! stream ends: code after its loop may never run. What has to happen then belongs in
+//! [`SseConnection::on_close`], or in a destructor. Whether the other futures of this crate can be
+//! dropped, and what is lost then, is said with each under this heading.
+//!
+//! # Features
+//!
+//! None is on by default, and none changes what is there without it.
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `axum` | [`SseConnection`] as an axum extractor, and the crate's errors as axum responses |
+//! | `test-util` | `test_util`: drive a service, or a handler, and read its events without a socket |
+//!
+//! # Stability
+//!
+//! The crate follows semantic versioning: before 1.0 a new minor version may break what is public
+//! here. Types of other crates are public where they have to be: those of `bytes`, `http`,
+//! `http-body`, `serde`, `tower-layer`, `tower-service`, `futures-core` and `uuid`; in `axum`, those
+//! of `axum-core`. The default build needs Rust 1.85; raising that is a minor version.
+//!
+//! # What it does not do
+//!
+//! - Keep events for clients that come back. [`SseConnection::last_event_id`] tells a client's
+//!   place; what was missed is the application's to know.
+//! - Bound how many streams are open or for how long, or end them for a shutdown.
+//!   [`Connections::close_where`] closes them.
+//! - Reach beyond its process: [`Connections`] knows the streams that were opened here.
+//! - CORS, authentication, compression: other layers do, and work with this one.
+
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub mod axum;
+pub mod backplane;
+pub mod broker;
 pub mod connection;
 pub mod event;
 pub mod layer;
@@ -16,10 +86,12 @@ pub mod test_util;
 mod body;
 mod error;
 mod future;
+mod log;
 mod path;
 mod response;
 mod service;
 
+pub use broker::{Broker, BrokerError};
 pub use connection::{CloseReason, Connections, SseConnection};
 pub use error::Error;
 pub use event::Event;
@@ -27,3 +99,8 @@ pub use layer::SseLayer;
 
 /// An error of any kind, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The examples of the README, compiled as those of this page.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -3,6 +3,7 @@
 use std::{error::Error, fmt};
 
 use http::{HeaderMap, HeaderName, Method, header};
+use memchr::memchr;
 use percent_encoding::percent_decode_str;
 
 use crate::connection::RequestInfo;
@@ -34,6 +35,8 @@ pub(crate) struct Rule {
     /// HEAD goes with GET.
     methods: Vec<Method>,
     checks_accept: bool,
+    /// The query parameter that stands in for `Last-Event-ID`.
+    id_parameter: Option<Box<str>>,
 }
 
 impl Rule {
@@ -42,6 +45,7 @@ impl Rule {
             patterns: None,
             methods: vec![Method::GET],
             checks_accept: true,
+            id_parameter: None,
         }
     }
 
@@ -74,11 +78,7 @@ impl Rule {
 
     /// What is to be kept of the request, if it is ours. Allocates nothing if it is not.
     pub(crate) fn matches<B>(&self, request: &http::Request<B>) -> Option<RequestInfo> {
-        // First, because it turns most of the other requests away.
-        let found = match &self.patterns {
-            Some(patterns) => Some(patterns.at(request.uri().path()).ok()?),
-            None => None,
-        };
+        // In the order of what they cost.
         let method = match request.method() {
             &Method::HEAD => &Method::GET,
             method => method,
@@ -86,6 +86,10 @@ impl Rule {
         if !self.methods.contains(method) {
             return None;
         }
+        let found = match &self.patterns {
+            Some(patterns) => Some(patterns.at(request.uri().path()).ok()?),
+            None => None,
+        };
         if self.checks_accept && !admits_event_stream(request.headers()) {
             return None;
         }
@@ -97,15 +101,39 @@ impl Rule {
         });
         Some(RequestInfo {
             params: params.collect(),
-            last_event_id: last_event_id(request.headers()),
+            last_event_id: self.last_event_id(request),
         })
     }
 }
 
+impl Rule {
+    pub(crate) fn set_id_parameter(&mut self, name: &str) {
+        self.id_parameter = Some(name.into());
+    }
+
+    /// The client's place: from the header, or from the query where there is no header.
+    fn last_event_id<B>(&self, request: &http::Request<B>) -> Option<Box<str>> {
+        if request.headers().contains_key(LAST_EVENT_ID) {
+            return last_event_id(request.headers());
+        }
+        let name = self.id_parameter.as_deref()?;
+        let query = request.uri().query()?;
+        let mut values = query.split('&').filter_map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            (key == name).then_some(value)
+        });
+        let value = percent_decode_str(values.next()?).decode_utf8().ok()?;
+        Some(value)
+            .filter(|value| !value.is_empty())
+            .map(Into::into)
+    }
+}
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
 /// The one `Last-Event-ID`, if it is UTF-8 text. It need not be ASCII, and some clients send an
 /// empty one when they have none.
 fn last_event_id(headers: &HeaderMap) -> Option<Box<str>> {
-    const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
     let mut values = headers.get_all(LAST_EVENT_ID).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return None;
@@ -122,7 +150,18 @@ pub(crate) fn admits_event_stream(headers: &HeaderMap) -> bool {
     let mut is_absent = true;
     for value in headers.get_all(header::ACCEPT) {
         is_absent &= value.is_empty();
-        for range in value.as_bytes().split(|byte| *byte == b',') {
+        let mut rest = Some(value.as_bytes());
+        while let Some(ranges) = rest {
+            let range = match memchr(b',', ranges) {
+                Some(comma) => {
+                    rest = Some(&ranges[comma + 1..]);
+                    &ranges[..comma]
+                }
+                None => {
+                    rest = None;
+                    ranges
+                }
+            };
             let Some((specificity, is_admitted)) = media_range(range) else {
                 continue;
             };
@@ -136,17 +175,22 @@ pub(crate) fn admits_event_stream(headers: &HeaderMap) -> bool {
 
 /// How specifically a media range covers `text/event-stream`, and whether it admits it.
 fn media_range(range: &[u8]) -> Option<(u8, bool)> {
-    let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let name = parts.next()?;
-    let specificity = if name.eq_ignore_ascii_case(b"text/event-stream") {
-        3
-    } else if name.eq_ignore_ascii_case(b"text/*") {
-        2
-    } else if name == b"*/*" {
-        1
-    } else {
-        return None;
+    let range = range.trim_ascii();
+    // Most ranges are turned away by their first byte.
+    let (name, specificity): (&[u8], u8) = match range.first()? {
+        b'*' => (b"*/*", 1),
+        b't' | b'T' if range.get(5) == Some(&b'*') => (b"text/*", 2),
+        b't' | b'T' => (b"text/event-stream", 3),
+        _ => return None,
     };
+    let (start, parameters) = range.split_at_checked(name.len())?;
+    let is_whole = matches!(parameters.trim_ascii_start(), [] | [b';', ..]);
+    if !is_whole || !start.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    let mut parts = parameters
+        .split(|byte| *byte == b';')
+        .map(<[u8]>::trim_ascii);
     let weight = parts.find_map(|part| part.strip_prefix(b"q=").or(part.strip_prefix(b"Q=")));
     let is_zero = weight.is_some_and(|weight| {
         weight.first() == Some(&b'0') && weight.iter().all(|byte| matches!(byte, b'0' | b'.'))

@@ -14,6 +14,8 @@ pub enum CloseReason {
     /// There was no stream: the inner service answered with something else, or called
     /// [`decline`](super::SseConnection::decline).
     Declined,
+    /// It was too slow for its topics, whose broker disconnects such subscribers.
+    SlowConsumer,
     /// Something broke: `fail`, or a handler that failed after the start of the stream.
     Failed,
 }
@@ -25,6 +27,7 @@ impl CloseReason {
             Self::ClientGone => "client_gone",
             Self::Closed => "closed",
             Self::Declined => "declined",
+            Self::SlowConsumer => "slow_consumer",
             Self::Failed => "failed",
         }
     }
@@ -36,6 +39,7 @@ impl fmt::Display for CloseReason {
             Self::ClientGone => "the client left",
             Self::Closed => "closed by the application",
             Self::Declined => "declined by the application",
+            Self::SlowConsumer => "too slow for its topics",
             Self::Failed => "failed",
         })
     }

@@ -30,22 +30,29 @@ impl fmt::Display for ClosedError {
 
 impl Error for ClosedError {}
 
-/// An event was not sent: the connection takes no more.
+/// An event was not sent: the connection takes no more, or takes none that has an id of its own,
+/// since it is subscribed with a broker, whose ids name places.
 ///
-/// It hands the event back, and says why the connection is closed.
+/// It hands the event back.
 #[derive(Debug)]
 pub struct SendError {
     event: Event,
-    closed: ClosedError,
+    /// None: the event has an id.
+    closed: Option<ClosedError>,
 }
 
 impl SendError {
     pub(super) fn new(event: Event, reason: CloseReason) -> Self {
-        let closed = ClosedError::new(reason);
+        let closed = Some(ClosedError::new(reason));
         Self { event, closed }
     }
 
-    pub(crate) fn closed(&self) -> ClosedError {
+    pub(super) fn has_id(event: Event) -> Self {
+        let closed = None;
+        Self { event, closed }
+    }
+
+    pub(crate) fn closed(&self) -> Option<ClosedError> {
         self.closed
     }
 
@@ -54,15 +61,18 @@ impl SendError {
         self.event
     }
 
-    /// Why the connection takes no more events.
-    pub fn reason(&self) -> CloseReason {
-        self.closed.reason
+    /// Why the connection takes no more events. None if it does, and this one has an id.
+    pub fn reason(&self) -> Option<CloseReason> {
+        self.closed.map(|closed| closed.reason)
     }
 }
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.closed.fmt(f)
+        match self.closed {
+            Some(closed) => closed.fmt(f),
+            None => f.write_str("event has an id of its own: ids are the broker's here"),
+        }
     }
 }
 
@@ -73,8 +83,8 @@ impl Error for SendError {}
 pub enum TrySendError {
     /// The outbox has no room now.
     Full(Event),
-    /// The connection takes no more events.
-    Closed(SendError),
+    /// It would not be sent with room either: the connection is closed, as a rule.
+    Refused(SendError),
 }
 
 impl TrySendError {
@@ -82,7 +92,7 @@ impl TrySendError {
     pub fn into_event(self) -> Event {
         match self {
             Self::Full(event) => event,
-            Self::Closed(error) => error.into_event(),
+            Self::Refused(error) => error.into_event(),
         }
     }
 }
@@ -91,7 +101,7 @@ impl fmt::Display for TrySendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full(_) => f.write_str("outbox is full"),
-            Self::Closed(error) => error.fmt(f),
+            Self::Refused(error) => error.fmt(f),
         }
     }
 }
@@ -100,7 +110,7 @@ impl Error for TrySendError {}
 
 impl From<SendError> for TrySendError {
     fn from(error: SendError) -> Self {
-        Self::Closed(error)
+        Self::Refused(error)
     }
 }
 

@@ -22,10 +22,13 @@
 mod close;
 mod config;
 mod error;
+mod feed;
 mod outbox;
 mod reader;
 mod registry;
 mod shared;
+mod source;
+mod state;
 mod values;
 mod wheel;
 
@@ -35,9 +38,11 @@ pub use registry::Connections;
 
 pub(crate) use config::{Config, Welcome};
 pub(crate) use error::StreamErrorKind;
+pub(crate) use feed::Hold;
 pub(crate) use outbox::Capacity;
 pub(crate) use reader::Reader;
 pub(crate) use shared::{RequestInfo, Verdict};
+pub(crate) use source::{AttachError, Batch, Source, SourceWaker};
 
 use std::{
     any::Any,
@@ -136,18 +141,13 @@ impl SseConnection {
     ///
     /// If there is no room, or if the connection is closed. Both hand the event back.
     pub fn try_send(&self, event: Event) -> Result<(), TrySendError> {
-        let mut place = Some(event);
-        match self.shared.poll_send(&mut place, &mut None, None) {
-            Poll::Ready(result) => Ok(result?),
-            // Only a send that found no room leaves the event in its place.
-            Poll::Pending => place.map_or(Ok(()), |event| Err(TrySendError::Full(event))),
-        }
+        self.shared.try_send(event)
     }
 
     /// Sends the events of a stream, waiting for room in the outbox before each, until it ends.
     ///
     /// An `Err` item fails this stream, see [`fail`](Self::fail): the client must not take it for
-    /// a finished one.
+    /// a finished one. So does an event that is refused because of its id.
     ///
     /// # Errors
     ///
@@ -166,11 +166,12 @@ impl SseConnection {
         let mut events = pin!(events);
         while let Some(item) = std::future::poll_fn(|cx| events.as_mut().poll_next(cx)).await {
             match item {
-                Ok(event) => self.send(event).await.map_err(|error| error.closed())?,
-                Err(error) => {
-                    self.fail(error);
-                    return Err(ClosedError::new(CloseReason::Failed));
-                }
+                Ok(event) => match self.send(event).await.map_err(|error| error.closed()) {
+                    Ok(()) => {}
+                    Err(Some(closed)) => return Err(closed),
+                    Err(None) => return self.failed("event has an id of its own"),
+                },
+                Err(error) => return self.failed(error),
             }
         }
         Ok(())
@@ -231,7 +232,8 @@ impl SseConnection {
     }
 
     /// Waits until the connection has ended: its last event has been taken by the server, or
-    /// nothing can be taken any more.
+    /// nothing can be taken any more. One that is closed before its stream has started has ended
+    /// for those who wait here, so that a handler that waits can answer.
     ///
     /// A client that leaves is noticed at once where the server watches for it, as hyper does
     /// while nothing of the request is left unread.
@@ -281,7 +283,32 @@ impl SseConnection {
         self.shared.values.get()
     }
 
+    fn failed(&self, error: impl Into<BoxError>) -> Result<(), ClosedError> {
+        self.fail(error);
+        Err(ClosedError::new(CloseReason::Failed))
+    }
+
     // ===== crate =====
+
+    /// Gives the connection a source of events besides the outbox.
+    pub(crate) fn attach(&self, source: Arc<dyn Source>) -> Result<Hold, AttachError> {
+        self.shared.attach(source)?;
+        Ok(Hold::new(Arc::clone(&self.shared)))
+    }
+
+    pub(crate) fn source(&self) -> Option<Arc<dyn Source>> {
+        self.shared.source()
+    }
+
+    pub(crate) fn source_waker(&self) -> SourceWaker {
+        SourceWaker::new(Arc::downgrade(&self.shared))
+    }
+
+    /// Holds the source's events back.
+    pub(crate) fn hold_source(&self) -> Hold {
+        self.shared.hold_source();
+        Hold::new(Arc::clone(&self.shared))
+    }
 
     /// The handle of a connection that is being opened, which is counted from the beginning.
     fn first(shared: Arc<Shared>) -> Self {
@@ -355,7 +382,7 @@ impl Future for Sending<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         this.shared
-            .poll_send(&mut this.event, &mut this.ticket, Some(cx.waker()))
+            .poll_send(&mut this.event, &mut this.ticket, cx.waker())
     }
 }
 

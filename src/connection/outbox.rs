@@ -1,12 +1,15 @@
 //! The bounded queue of events that are sent straight to one connection.
 //!
-//! 1. It holds at most `events` frames and at most `bytes` bytes; a frame that is larger than
+//! 1. It holds at most `events` events and at most `bytes` bytes; an event that is larger than
 //!    `bytes` is taken when nothing else is queued.
 //! 2. Senders that wait are served in the order in which they came: one that has not waited does
 //!    not overtake one that has.
 //! 3. Room is passed on: whoever takes it, or leaves the queue, hands the next waiter to its
 //!    caller to be woken, for as long as there is room.
 //! 4. It allocates nothing until it is used, and keeps little once it is empty.
+//! 5. Events are merged when they come, as many as make one frame. So a burst costs one buffer, not
+//!    one for each event that waits; an event that nothing follows is never copied.
+//! 6. The last frame is empty only when all is.
 //!
 //! It knows no lock and wakes nobody: its owner does, outside the lock that guards it.
 
@@ -14,11 +17,10 @@ use std::{collections::VecDeque, mem, task::Waker};
 
 use bytes::Bytes;
 
-/// How large a merged frame may become.
-const MERGED: usize = 32 * 1024;
+use super::source::{Batch, MERGED};
 
-/// How many places an empty queue keeps.
-const KEPT: usize = 8;
+/// What a frame grows to when a second event comes, at least.
+const FIRST_GROWTH: usize = 1024;
 
 /// How much an outbox takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,29 +38,67 @@ pub(super) type Waiters = VecDeque<(Ticket, Waker)>;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
-    frames: VecDeque<Vec<u8>>,
+    /// Those before the last, which nothing more is merged into.
+    frames: VecDeque<Frame>,
+    last: Frame,
+    events: usize,
     bytes: usize,
+    /// How many events have been taken, ever.
+    taken: u64,
     capacity: Capacity,
     waiters: Waiters,
     next_ticket: u64,
+}
+
+/// One or more whole events, that go out together.
+#[derive(Debug, Default)]
+struct Frame {
+    bytes: Vec<u8>,
+    events: usize,
 }
 
 impl Outbox {
     pub(super) fn new(capacity: Capacity) -> Self {
         Self {
             frames: VecDeque::new(),
+            last: Frame::default(),
+            events: 0,
             bytes: 0,
+            taken: 0,
             capacity,
             waiters: VecDeque::new(),
             next_ticket: 0,
         }
     }
 
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.events == 0
     }
 
-    /// Whether a frame of this size may be pushed now, by a sender that holds this ticket.
+    /// How many events have been taken, ever.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// How many events have been pushed, ever.
+    pub(super) fn pushed(&self) -> u64 {
+        self.taken + self.events as u64
+    }
+
+    /// Takes frames until the batch is full.
+    pub(super) fn fill(&mut self, batch: &mut Batch) {
+        while self.events > 0 {
+            let next = self.frames.front().unwrap_or(&self.last);
+            if !batch.admits(next.bytes.len()) {
+                return;
+            }
+            batch.push(self.pop().unwrap_or_default().into());
+        }
+    }
+
+    /// Whether an event of this size may be pushed now, by a sender that holds this ticket.
+    #[inline]
     pub(super) fn admits(&self, size: usize, ticket: Option<Ticket>) -> bool {
         let is_next = match self.waiters.front() {
             None => true,
@@ -67,9 +107,20 @@ impl Outbox {
         is_next && self.has_room(size)
     }
 
-    pub(super) fn push(&mut self, frame: Vec<u8>) {
-        self.bytes += frame.len();
-        self.frames.push_back(frame);
+    #[inline]
+    pub(super) fn push(&mut self, event: Vec<u8>) {
+        self.events += 1;
+        self.bytes += event.len();
+        if !self.last.merge(&event) {
+            let frame = Frame {
+                bytes: event,
+                events: 1,
+            };
+            let before = mem::replace(&mut self.last, frame);
+            if before.events > 0 {
+                self.frames.push_back(before);
+            }
+        }
     }
 
     /// Enters the queue of waiting senders, or stays at the place taken before. Gives back the
@@ -107,6 +158,7 @@ impl Outbox {
     }
 
     /// The waiter to wake, if there is room.
+    #[inline]
     pub(super) fn next_waiter(&self) -> Option<Waker> {
         if self.has_room(0) {
             self.waiters.front().map(|(_, waker)| waker.clone())
@@ -115,43 +167,26 @@ impl Outbox {
         }
     }
 
-    /// Takes what is queued, up to one merged frame's worth, behind `first`.
-    ///
-    /// A single frame goes out as it is, without a copy.
+    /// Takes the next frame, behind `first`: together if that makes one merged frame at most.
     pub(super) fn take(&mut self, first: Option<Vec<u8>>) -> Option<Bytes> {
-        let first = match first {
-            Some(first) => first,
-            None => self.pop()?,
+        let Some(mut first) = first else {
+            // `Bytes` makes a second allocation for a vector with room to spare.
+            let mut frame = self.pop()?;
+            frame.shrink_to_fit();
+            return Some(frame.into());
         };
-        let mut size = first.len();
-        let mut count = 0;
-        for frame in &self.frames {
-            if size + frame.len() > MERGED {
-                break;
-            }
-            size += frame.len();
-            count += 1;
+        let next = self.frames.front().unwrap_or(&self.last);
+        if next.events > 0 && first.len() + next.bytes.len() <= MERGED {
+            first.extend_from_slice(&self.pop().unwrap_or_default());
         }
-        let taken = if count == 0 {
-            first
-        } else {
-            let mut merged = Vec::with_capacity(size);
-            merged.extend_from_slice(&first);
-            for frame in self.frames.drain(..count) {
-                merged.extend_from_slice(&frame);
-            }
-            self.bytes -= merged.len() - first.len();
-            merged
-        };
-        if self.frames.is_empty() && self.frames.capacity() > KEPT {
-            self.frames = VecDeque::new();
-        }
-        Some(taken.into())
+        Some(first.into())
     }
 
     /// Drops what is queued, and gives every waiter to be woken.
     pub(super) fn clear(&mut self) -> Waiters {
         self.frames = VecDeque::new();
+        self.last = Frame::default();
+        self.events = 0;
         self.bytes = 0;
         self.dismiss()
     }
@@ -162,19 +197,49 @@ impl Outbox {
     }
 
     fn pop(&mut self) -> Option<Vec<u8>> {
-        let frame = self.frames.pop_front()?;
-        self.bytes -= frame.len();
-        Some(frame)
+        if self.events == 0 {
+            return None;
+        }
+        let frame = match self.frames.pop_front() {
+            Some(frame) => frame,
+            None => mem::take(&mut self.last),
+        };
+        if self.frames.is_empty() && self.frames.capacity() > 0 {
+            self.frames = VecDeque::new();
+        }
+        self.events -= frame.events;
+        self.taken += frame.events as u64;
+        self.bytes -= frame.bytes.len();
+        Some(frame.bytes)
     }
 
+    #[inline]
     fn has_room(&self, size: usize) -> bool {
-        self.frames.is_empty()
-            || (self.frames.len() < self.capacity.events
+        self.events == 0
+            || (self.events < self.capacity.events
                 && self.bytes.saturating_add(size) <= self.capacity.bytes)
     }
 
     fn position(&self, ticket: Ticket) -> Result<usize, usize> {
         self.waiters
             .binary_search_by_key(&ticket, |(ticket, _)| *ticket)
+    }
+}
+
+impl Frame {
+    /// Takes an event in, if there is one here already and both make one merged frame at most.
+    #[inline]
+    fn merge(&mut self, event: &[u8]) -> bool {
+        let size = self.bytes.len() + event.len();
+        if self.events == 0 || size > MERGED {
+            return false;
+        }
+        if size > self.bytes.capacity() {
+            let grown = (2 * size).clamp(FIRST_GROWTH, MERGED);
+            self.bytes.reserve_exact(grown - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(event);
+        self.events += 1;
+        true
     }
 }

@@ -1,6 +1,7 @@
 //! The side of a connection that takes its events: held by the response future, then by the body.
 
 use std::{
+    mem,
     sync::Arc,
     task::{Context, Poll},
     thread,
@@ -10,10 +11,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    CloseReason, SseConnection, StreamError,
+    Batch, CloseReason, SseConnection, StreamError,
     config::Welcome,
     error::StreamErrorKind,
-    shared::{Shared, State, Verdict, call_hook},
+    shared::{Shared, Verdict, call_hook},
+    state::State,
 };
 use crate::Event;
 
@@ -28,6 +30,8 @@ pub(crate) struct Reader {
     welcome: Option<Vec<u8>>,
     /// A frame was given since the last `Pending`: the server may not have written it yet.
     is_unflushed: bool,
+    /// The outbox filled the last frame alone: the source comes first in the next.
+    source_is_first: bool,
     /// The last frame has been given.
     is_ended: bool,
 }
@@ -38,6 +42,7 @@ impl Reader {
             shared,
             welcome: None,
             is_unflushed: false,
+            source_is_first: false,
             is_ended: false,
         }
     }
@@ -56,8 +61,10 @@ impl Reader {
 
     /// The handler has answered, and been dropped. Tells whether there is a stream: it has started
     /// then. Otherwise the connection takes no events any more.
-    pub(crate) fn answered(&self, verdict: Verdict) -> bool {
-        self.shared.answered(verdict)
+    ///
+    /// `failure` is how the answer breaks the stream off, if that had started before.
+    pub(crate) fn answered(&self, verdict: Verdict, failure: Option<StreamErrorKind>) -> bool {
+        self.shared.answered(verdict, failure.map(StreamError::new))
     }
 
     /// The stream starts: runs the hook, and writes the welcome.
@@ -80,6 +87,13 @@ impl Reader {
                 Event::with_type("welcome", &format!(r#"{{"uuid":"{}"}}"#, self.shared.uuid))
             }
         };
+        if event.has_data() && !event.has_id() {
+            // The place at which the connection's topics begin, where that is known by now.
+            let id = self.shared.source().and_then(|source| source.welcome_id());
+            if let Some(id) = id {
+                event = event.with_checked_id(&id);
+            }
+        }
         let takes_retry = event.has_data() && !event.has_retry() && !config.numbered;
         if let Some(retry) = config.retry.filter(|_| takes_retry) {
             event = event.retry(retry);
@@ -88,9 +102,16 @@ impl Reader {
         self.welcome = Some(event.into_frame(is_numbered.then_some(0)));
     }
 
+    /// The handler is about to be polled inside the body: what it sends need not wake the body,
+    /// which looks at the outbox right afterwards.
+    pub(crate) fn attend(&self) {
+        let reader = self.shared.lock().reader.take();
+        drop(reader);
+    }
+
     /// The handler has finished inside the body; the stream goes on for as long as it is held.
     pub(crate) fn handler_finished(&self) {
-        self.shared.answered(Verdict::Maybe);
+        self.shared.answered(Verdict::Maybe, None);
     }
 
     /// The handler failed inside the body: what is queued goes out, then the body breaks off.
@@ -120,6 +141,10 @@ impl Reader {
             drop(state);
             self.is_ended = true;
             return Poll::Ready(None);
+        }
+        if state.feed.is_some() && state.closing.is_none() {
+            drop(state);
+            return self.poll_both(cx);
         }
         if let Some(frame) = state.outbox.take(self.welcome.take()) {
             took(&mut state);
@@ -160,6 +185,85 @@ impl Reader {
         drop(old);
         self.is_unflushed = false;
         Poll::Pending
+    }
+}
+
+impl Reader {
+    /// As [`poll_frame`](Self::poll_frame), where there is a source besides the outbox.
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
+        let mut batch = Batch::default();
+        if let Some(welcome) = self.welcome.take() {
+            batch.push(welcome.into());
+        }
+        self.fill(&mut batch);
+        if batch.is_empty() {
+            // Going to sleep: the waker first, then another look at the source.
+            let mut state = self.shared.lock();
+            if state.closing.is_some() {
+                drop(state);
+                return self.poll_frame(cx);
+            }
+            if state.heartbeat_due {
+                took(&mut state);
+                self.is_unflushed = true;
+                return Poll::Ready(Some(Ok(HEARTBEAT)));
+            }
+            let old = wait(&mut state, cx);
+            let source = state.open_source();
+            let has_more = !state.outbox.is_empty();
+            drop(state);
+            drop(old);
+            if let Some(source) = source {
+                source.arm();
+                source.pull(&mut batch);
+            }
+            if has_more {
+                cx.waker().wake_by_ref();
+            }
+        }
+        match batch.into_frame() {
+            None => {
+                self.is_unflushed = false;
+                Poll::Pending
+            }
+            Some(frame) => {
+                took(&mut self.shared.lock());
+                self.is_unflushed = true;
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    /// Takes from the outbox and the source. Whichever comes second may find the batch full: it
+    /// comes first the next time.
+    fn fill(&mut self, batch: &mut Batch) {
+        let mut state = self.shared.lock();
+        if mem::take(&mut self.source_is_first) {
+            let source = state.open_source();
+            drop(state);
+            if let Some(source) = source {
+                source.pull(batch);
+            }
+            state = self.shared.lock();
+            state.outbox.fill(batch);
+            let sender = state.outbox.next_waiter();
+            drop(state);
+            if let Some(sender) = sender {
+                sender.wake();
+            }
+            return;
+        }
+        state.outbox.fill(batch);
+        let sender = state.outbox.next_waiter();
+        let source = state.open_source();
+        drop(state);
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        if let Some(source) = source {
+            self.source_is_first = batch.is_full();
+            source.pull(batch);
+        }
     }
 }
 

@@ -92,7 +92,8 @@ struct Table {
 
 struct Ticker {
     number: u64,
-    task: AbortHandle,
+    /// None while it is being started.
+    task: Option<AbortHandle>,
 }
 
 /// Notes the end of a ticker whose runtime was shut down.
@@ -192,8 +193,13 @@ impl Registry {
         ));
         entry.insert(Arc::clone(&shared));
         table.keys.insert(uuid, key);
-        if let Some(time) = first_visit {
-            self.set_timer(&mut table, key, time);
+        let starting = first_visit.and_then(|time| {
+            let tick = self.set_timer(&mut table, key, time);
+            table.begin_ticker(tick)
+        });
+        drop(table);
+        if let Some((runtime, number)) = starting {
+            self.start_ticker(&runtime, number);
         }
         shared
     }
@@ -221,33 +227,34 @@ impl Registry {
 
     // ===== time =====
 
-    /// Sets the timer of a connection, and sees to it that there is a ticker.
-    fn set_timer(self: &Arc<Self>, table: &mut Table, key: usize, time: Instant) {
+    /// Sets the timer of a connection. Gives the tick at which it will expire.
+    fn set_timer(&self, table: &mut Table, key: usize, time: Instant) -> u64 {
         let since = time.saturating_duration_since(self.epoch);
         // Rounded up: a timer is never early.
         let tick = since.as_nanos().div_ceil(TICK.as_nanos());
         let tick = table
             .wheel
             .set(key, tick.try_into().unwrap_or(u64::MAX / 2));
-        if table.ticker.is_none() {
-            // Outside a runtime there is nothing to sleep on.
-            if let Ok(runtime) = Handle::try_current() {
-                let number = table.tickers;
-                let guard = TickerGuard {
-                    registry: Arc::downgrade(self),
-                    number,
-                };
-                let task = runtime.spawn(run(guard, Arc::clone(&self.earlier)));
-                table.tickers += 1;
-                table.next_tick = tick;
-                table.ticker = Some(Ticker {
-                    number,
-                    task: task.abort_handle(),
-                });
-            }
-        } else if tick < table.next_tick {
+        if table.ticker.is_some() && tick < table.next_tick {
             table.next_tick = tick;
             self.earlier.notify_one();
+        }
+        tick
+    }
+
+    /// Starts the ticker of this number. Not under the lock: a runtime that was shut down drops the
+    /// task at once, and the guard in it takes the lock.
+    fn start_ticker(self: &Arc<Self>, runtime: &Handle, number: u64) {
+        let guard = TickerGuard {
+            registry: Arc::downgrade(self),
+            number,
+        };
+        let task = runtime.spawn(run(guard, Arc::clone(&self.earlier)));
+        let mut table = self.lock();
+        if let Some(ticker) = &mut table.ticker {
+            if ticker.number == number {
+                ticker.task = Some(task.abort_handle());
+            }
         }
     }
 
@@ -291,6 +298,23 @@ impl Registry {
     }
 }
 
+impl Table {
+    /// Notes that a ticker is being started, if there is none. Gives its number, and the runtime to
+    /// start it on.
+    fn begin_ticker(&mut self, first_tick: u64) -> Option<(Handle, u64)> {
+        if self.ticker.is_some() {
+            return None;
+        }
+        // Outside a runtime there is nothing to sleep on.
+        let runtime = Handle::try_current().ok()?;
+        let number = self.tickers;
+        self.tickers += 1;
+        self.next_tick = first_tick;
+        self.ticker = Some(Ticker { number, task: None });
+        Some((runtime, number))
+    }
+}
+
 impl Default for Registry {
     fn default() -> Self {
         Self {
@@ -311,8 +335,8 @@ impl Default for Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         let table = self.table.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ticker) = table.ticker.take() {
-            ticker.task.abort();
+        if let Some(task) = table.ticker.take().and_then(|ticker| ticker.task) {
+            task.abort();
         }
     }
 }

@@ -23,10 +23,12 @@ use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    CloseReason, SendError, SseConnection, StreamError,
+    CloseReason, SendError, SseConnection, StreamError, TrySendError,
     config::Config,
-    outbox::{Outbox, Ticket, Waiters},
+    feed::Feed,
+    outbox::Ticket,
     registry::Registry,
+    state::{EndHook, State, Wake, Woken},
     values::Values,
 };
 use crate::Event;
@@ -58,54 +60,11 @@ pub(super) struct Shared {
     key: usize,
     /// How many handles keep the stream open.
     handles: AtomicUsize,
-    /// Notified when the connection has ended.
+    /// Notified when the connection has ended, and when it is closed before it starts.
     ended: Notify,
     /// Guards the life of the connection and its outbox. Held for a few moves at a time; never
     /// together with the registry's lock.
     state: Mutex<State>,
-}
-
-pub(super) struct State {
-    pub(super) outbox: Outbox,
-    /// The response future, then the body: woken when there is something to do for it.
-    pub(super) reader: Option<Waker>,
-    /// The head has gone out, or will with the next poll.
-    pub(super) is_started: bool,
-    /// It was closed by a handle before it started: a 200 then starts it, to end it properly.
-    is_wanted: bool,
-    /// The inner service, or the `accept` function, has not finished.
-    pub(super) has_handler: bool,
-    pub(super) closing: Option<CloseReason>,
-    /// How the body has to break off.
-    pub(super) error: Option<StreamError>,
-    pub(super) is_ended: bool,
-    /// `on_open` has been called, so that `on_close` must be.
-    pub(super) is_open: bool,
-    pub(super) heartbeat_due: bool,
-    /// When the reader last took something.
-    pub(super) last_taken: Instant,
-    next_number: u64,
-    hooks: Vec<EndHook>,
-}
-
-type EndHook = Box<dyn FnOnce(CloseReason) + Send>;
-
-/// Whom to wake once the lock is released.
-#[derive(Default)]
-#[must_use]
-pub(super) struct Wake {
-    reader: Option<Waker>,
-    sender: Option<Waker>,
-    senders: Waiters,
-}
-
-impl Wake {
-    pub(super) fn wake(self) {
-        let senders = self.senders.into_iter().map(|(_, waker)| waker);
-        for waker in self.reader.into_iter().chain(self.sender).chain(senders) {
-            waker.wake();
-        }
-    }
 }
 
 impl Shared {
@@ -117,23 +76,7 @@ impl Shared {
         config: Arc<Config>,
         request: RequestInfo,
     ) -> Self {
-        let has_welcome = !matches!(config.welcome, super::config::Welcome::None);
-        let state = State {
-            outbox: Outbox::new(config.outbox),
-            reader: None,
-            is_started: false,
-            is_wanted: false,
-            has_handler: true,
-            closing: None,
-            error: None,
-            is_ended: false,
-            is_open: false,
-            heartbeat_due: false,
-            last_taken: Instant::now(),
-            // The welcome, which is written last of all, has number 0.
-            next_number: u64::from(has_welcome),
-            hooks: Vec::new(),
-        };
+        let state = State::new(&config);
         Self {
             uuid,
             config,
@@ -177,46 +120,78 @@ impl Shared {
     }
 
     /// Whether something keeps a stream open whose handler has finished.
-    pub(super) fn is_held(&self, _state: &State) -> bool {
-        self.config.hold_open || self.handles.load(Ordering::Acquire) > 0
+    pub(super) fn is_held(&self, state: &State) -> bool {
+        let is_subscribed = |feed: &Feed| feed.source.is_subscribed();
+        self.config.hold_open
+            || self.handles.load(Ordering::Acquire) > 0
+            || state.feed.as_ref().is_some_and(is_subscribed)
     }
 
     // ===== sending =====
 
+    /// Sends the event, if there is room and nobody waits for it.
+    pub(super) fn try_send(&self, event: Event) -> Result<(), TrySendError> {
+        let mut state = self.lock();
+        if let Some(reason) = state.closing {
+            drop(state);
+            return Err(SendError::new(event, reason).into());
+        }
+        if state.refuses(&event) {
+            drop(state);
+            return Err(TrySendError::Refused(SendError::has_id(event)));
+        }
+        if !state.outbox.admits(event.size(), None) {
+            drop(state);
+            return Err(TrySendError::Full(event));
+        }
+        let woken = self.push(&mut state, event);
+        drop(state);
+        woken.wake();
+        Ok(())
+    }
+
     /// Sends the event and empties its place; or, where there is no room, enters the queue of
-    /// waiting senders if there is a waker to do it with.
+    /// waiting senders.
     pub(super) fn poll_send(
         &self,
         place: &mut Option<Event>,
         ticket: &mut Option<Ticket>,
-        waker: Option<&Waker>,
+        waker: &Waker,
     ) -> Poll<Result<(), SendError>> {
-        let Some(event) = place.take() else {
+        let Some(event) = place else {
             return Poll::Ready(Ok(()));
         };
         let mut state = self.lock();
-        if let Some(reason) = state.closing {
+        let may_wait = state.closing.is_none() && !state.refuses(event);
+        if may_wait && !state.outbox.admits(event.size(), *ticket) {
+            let (entered, replaced) = state.outbox.wait(*ticket, waker);
+            *ticket = Some(entered);
             drop(state);
-            return Poll::Ready(Err(SendError::new(event, reason)));
-        }
-        if !state.outbox.admits(event.size(), *ticket) {
-            let mut old = None;
-            if let Some(waker) = waker {
-                let (place, replaced) = state.outbox.wait(*ticket, waker);
-                *ticket = Some(place);
-                old = replaced;
-            }
-            drop(state);
-            drop(old);
-            *place = Some(event);
+            drop(replaced);
             return Poll::Pending;
         }
         let left = ticket.take().and_then(|ticket| state.outbox.leave(ticket));
-        let wake = self.push(&mut state, event);
-        drop(state);
+        let Some(event) = place.take() else {
+            return Poll::Ready(Ok(()));
+        };
+        let result = match state.closing {
+            Some(reason) => {
+                drop(state);
+                Err(SendError::new(event, reason))
+            }
+            None if state.refuses(&event) => {
+                drop(state);
+                Err(SendError::has_id(event))
+            }
+            None => {
+                let woken = self.push(&mut state, event);
+                drop(state);
+                woken.wake();
+                Ok(())
+            }
+        };
         drop(left);
-        wake.wake();
-        Poll::Ready(Ok(()))
+        Poll::Ready(result)
     }
 
     /// Gives a waiting sender's place up.
@@ -231,7 +206,8 @@ impl Shared {
         }
     }
 
-    fn push(&self, state: &mut State, event: Event) -> Wake {
+    #[inline]
+    fn push(&self, state: &mut State, event: Event) -> Woken {
         let mut number = None;
         if self.config.numbered && event.has_data() && !event.has_id() {
             number = Some(state.next_number);
@@ -239,10 +215,9 @@ impl Shared {
         }
         state.outbox.push(event.into_frame(number));
         state.is_started = true;
-        Wake {
+        Woken {
             reader: state.reader.take(),
             sender: state.outbox.next_waiter(),
-            ..Wake::default()
         }
     }
 
@@ -273,6 +248,7 @@ impl Shared {
         state.is_wanted = true;
         let wake = state.close(reason);
         drop(state);
+        self.ended.notify_waiters();
         wake.wake();
         true
     }
@@ -283,6 +259,10 @@ impl Shared {
         if let Some(reason) = state.closing {
             drop(state);
             return Err(SendError::new(last, reason));
+        }
+        if state.refuses(&last) {
+            drop(state);
+            return Err(SendError::has_id(last));
         }
         let pushed = self.push(&mut state, last);
         let closed = state.close(CloseReason::Closed);
@@ -299,6 +279,7 @@ impl Shared {
         let is_first = state.closing.is_none();
         let wake = state.close(CloseReason::Closed);
         drop(state);
+        self.ended.notify_waiters();
         wake.wake();
         is_first
     }
@@ -312,23 +293,33 @@ impl Shared {
         let wake = state.close(CloseReason::Declined);
         let is_declined = state.closing == Some(CloseReason::Declined);
         drop(state);
+        self.ended.notify_waiters();
         wake.wake();
         is_declined
     }
 
     /// The handler has answered. Tells whether there is a stream: it has started then. Otherwise
     /// no event is taken from here on, so that none is lost without its sender being told.
-    pub(super) fn answered(&self, verdict: Verdict) -> bool {
+    ///
+    /// A failure breaks off a stream that had started before, also when no handle is left.
+    pub(super) fn answered(&self, verdict: Verdict, failure: Option<StreamError>) -> bool {
         let mut state = self.lock();
         state.has_handler = false;
         let is_declined = state.closing == Some(CloseReason::Declined);
-        let is_stream = state.is_started
+        let was_started = state.is_started;
+        let is_stream = was_started
             || match verdict {
                 Verdict::Yes => !is_declined,
                 Verdict::Maybe => !is_declined && (state.is_wanted || self.is_held(&state)),
                 Verdict::No(_) => false,
             };
-        let wake = if is_stream {
+        let failure = failure.filter(|_| was_started && state.closing.is_none());
+        let live = state.feed.as_ref().is_some_and(|feed| feed.holds == 0) && is_stream;
+        let live = live.then(|| state.go_live()).flatten();
+        let wake = if failure.is_some() {
+            state.error = failure;
+            state.close(CloseReason::Failed)
+        } else if is_stream {
             state.is_started = true;
             self.close_orphan(&mut state)
         } else {
@@ -339,6 +330,7 @@ impl Shared {
         };
         drop(state);
         wake.wake();
+        self.went_live(live);
         is_stream
     }
 
@@ -346,7 +338,11 @@ impl Shared {
 
     pub(super) fn end_reason(&self) -> Option<CloseReason> {
         let state = self.lock();
-        state.closing.filter(|_| state.is_ended)
+        // One that is closed before it starts may have nothing left but its handler, which may be
+        // waiting for just this.
+        state
+            .closing
+            .filter(|_| state.is_ended || !state.is_started)
     }
 
     pub(super) fn ended(&self) -> &Notify {
@@ -374,14 +370,17 @@ impl Shared {
         let reason = *state.closing.get_or_insert(reason);
         let is_open = state.is_open;
         let hooks = mem::take(&mut state.hooks);
+        let feed = state.feed.take();
         let wake = Wake {
             reader: state.reader.take(),
-            sender: None,
             senders: state.outbox.clear(),
         };
         drop(state);
 
         self.registry.remove(self.key);
+        if let Some(feed) = feed {
+            feed.source.detach();
+        }
         for hook in hooks {
             call_hook(|| hook(reason));
         }
@@ -414,26 +413,15 @@ impl Shared {
             state.heartbeat_due = true;
             reader = state.reader.take();
         }
+        let source = state.feed.as_ref().map(|feed| Arc::clone(&feed.source));
         drop(state);
+        if let Some(source) = source {
+            source.visit();
+        }
         if let Some(reader) = reader {
             reader.wake();
         }
         Some(now + keep_alive)
-    }
-}
-
-impl State {
-    /// Begins to close, unless that has been.
-    pub(super) fn close(&mut self, reason: CloseReason) -> Wake {
-        if self.closing.is_some() {
-            return Wake::default();
-        }
-        self.closing = Some(reason);
-        Wake {
-            reader: self.reader.take(),
-            sender: None,
-            senders: self.outbox.dismiss(),
-        }
     }
 }
 

@@ -78,7 +78,8 @@ impl Decoder {
         Self::with_limit(64 << 20)
     }
 
-    /// A parser that takes events of up to `limit` bytes.
+    /// A parser that takes events of up to `limit` bytes: counted are the data so far, and the
+    /// line that is being read with the name of its field.
     pub fn with_limit(limit: usize) -> Self {
         Self {
             partial: Vec::new(),
@@ -99,11 +100,12 @@ impl Decoder {
     ///
     /// If an event is longer than the limit. The rest of the stream cannot be understood then.
     pub fn feed(&mut self, mut piece: &[u8]) -> Result<(), EventTooLong> {
-        if mem::take(&mut self.skip_lf) && !piece.is_empty() {
+        if !piece.is_empty() && mem::take(&mut self.skip_lf) {
             piece = piece.strip_prefix(b"\n").unwrap_or(piece);
         }
         while let Some(at) = memchr2(b'\n', b'\r', piece) {
             let (line, rest) = piece.split_at(at);
+            self.check_limit(line)?;
             if self.partial.is_empty() {
                 self.line(line);
             } else {
@@ -111,7 +113,6 @@ impl Decoder {
                 let line = mem::take(&mut self.partial);
                 self.line(&line);
             }
-            self.check_limit()?;
             piece = match rest {
                 [b'\r', b'\n', rest @ ..] => rest,
                 [b'\r'] => {
@@ -121,8 +122,9 @@ impl Decoder {
                 rest => &rest[1..],
             };
         }
+        self.check_limit(piece)?;
         self.partial.extend_from_slice(piece);
-        self.check_limit()
+        Ok(())
     }
 
     /// The client's place: what it would send as `Last-Event-ID` if the stream ended now.
@@ -132,8 +134,9 @@ impl Decoder {
         &self.last_event_id
     }
 
-    fn check_limit(&self) -> Result<(), EventTooLong> {
-        if self.partial.len() + self.data.len() > self.limit {
+    /// Checks before anything is kept, so that it makes no difference where the stream was cut.
+    fn check_limit(&self, more: &[u8]) -> Result<(), EventTooLong> {
+        if self.data.len() + self.partial.len() + more.len() > self.limit {
             return Err(EventTooLong { limit: self.limit });
         }
         Ok(())

@@ -49,6 +49,7 @@ pub struct EventType<'a>(Cow<'a, str>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId<'a>(Cow<'a, str>);
 
+#[inline]
 const fn position_of_any(text: &str, needles: &[u8]) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut at = 0;
@@ -83,6 +84,7 @@ macro_rules! one_line {
 
         impl<'a> $name<'a> {
             /// The text, as it was given.
+            #[inline]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -92,10 +94,10 @@ macro_rules! one_line {
                 $name(Cow::Owned(self.0.into_owned()))
             }
 
+            #[inline]
             fn check(text: Cow<'a, str>) -> Result<Self, EventError> {
-                // Short texts are the rule; a plain scan beats setting up a vector search.
-                let found = text.bytes().position(|byte| $forbidden.contains(&byte));
-                match found {
+                // Short texts are the rule: a plain loop beats setting up a vector search.
+                match position_of_any(&text, $forbidden) {
                     None => Ok(Self(text)),
                     Some(at) => Err(EventError::forbidden($field, text.as_bytes()[at], at)),
                 }
@@ -105,6 +107,7 @@ macro_rules! one_line {
         impl<'a> TryFrom<&'a str> for $name<'a> {
             type Error = EventError;
 
+            #[inline]
             fn try_from(text: &'a str) -> Result<Self, EventError> {
                 Self::check(Cow::Borrowed(text))
             }

@@ -64,6 +64,7 @@ impl Event {
     /// An event without a type of its own: it arrives as `message`.
     ///
     /// Costs one allocation, of the event's size.
+    #[inline]
     pub fn message(text: impl AsRef<str>) -> Self {
         Self::with_type("", text.as_ref())
     }
@@ -75,6 +76,7 @@ impl Event {
     /// # Errors
     ///
     /// If the type contains a CR or an LF.
+    #[inline]
     pub fn new<'a, T>(event_type: T, text: impl AsRef<str>) -> Result<Self, EventError>
     where
         T: TryInto<EventType<'a>>,
@@ -136,6 +138,7 @@ impl Event {
     /// # Errors
     ///
     /// If the id contains a CR, an LF or a NUL, or if the event is a comment.
+    #[inline]
     pub fn id<'a, T>(mut self, id: T) -> Result<Self, EventError>
     where
         T: TryInto<EventId<'a>>,
@@ -145,7 +148,7 @@ impl Event {
         if !self.has_data {
             return Err(EventError::id_without_data());
         }
-        encode::field(&mut self.lines, b"id", id.as_str());
+        encode::field(&mut self.lines, b"id: ", id.as_str());
         self.has_id = true;
         Ok(self)
     }
@@ -161,11 +164,17 @@ impl Event {
     }
 
     /// The event as it stands on the wire.
+    #[inline]
     pub fn into_bytes(self) -> Bytes {
-        self.into_frame(None).into()
+        let mut frame = self.into_frame(None);
+        // `Bytes` makes a second allocation for a vector with room to spare. To give the room back
+        // costs less, since it is done in place.
+        frame.shrink_to_fit();
+        frame.into()
     }
 
     /// The event as it stands on the wire, with the number of a numbered connection before it.
+    #[inline]
     pub(crate) fn into_frame(self, number: Option<u64>) -> Vec<u8> {
         let takes_blank_line = self.takes_blank_line();
         let mut frame = self.lines;
@@ -181,7 +190,27 @@ impl Event {
         frame
     }
 
+    /// The event's lines, without the blank line that ends it.
+    pub(crate) fn into_lines(self) -> Vec<u8> {
+        self.lines
+    }
+
+    /// The event's type; empty where it has none.
+    pub(crate) fn event_type(&self) -> &str {
+        let line = self.lines.strip_prefix(b"event: ").unwrap_or_default();
+        let end = memchr::memchr(b'\n', line).unwrap_or(0);
+        std::str::from_utf8(&line[..end]).unwrap_or_default()
+    }
+
+    /// Gives the event an id that is known to be one.
+    pub(crate) fn with_checked_id(mut self, id: &str) -> Self {
+        encode::field(&mut self.lines, b"id: ", id);
+        self.has_id = true;
+        self
+    }
+
     /// How many bytes the event takes on the wire, without a number.
+    #[inline]
     pub(crate) fn size(&self) -> usize {
         self.lines.len() + usize::from(self.takes_blank_line())
     }
@@ -203,10 +232,12 @@ impl Event {
 
     /// Comment lines alone take no blank line: it makes several clients (httpx-sse, sseclient,
     /// fetch-event-source) dispatch an empty event.
+    #[inline]
     fn takes_blank_line(&self) -> bool {
         self.has_data || self.has_retry
     }
 
+    #[inline]
     fn from_lines(lines: Vec<u8>, has_data: bool) -> Self {
         Self {
             lines,
@@ -216,18 +247,24 @@ impl Event {
         }
     }
 
+    #[inline]
     pub(crate) fn with_type(event_type: &str, text: &str) -> Self {
-        let first_break = encode::first_break(text);
-        let size = event_type.len() + 8 + encode::data_size(text, first_break) + 1;
+        Self::from_lines(Self::text_lines(event_type, text), true)
+    }
+
+    fn text_lines(event_type: &str, text: &str) -> Vec<u8> {
+        let clean = encode::clean_start(text);
+        let type_size = event_type.len() + 8;
+        let size = type_size + encode::data_size(text, clean) + encode::ROOM;
         let mut lines = Vec::with_capacity(size);
         Self::write_type(&mut lines, event_type);
-        encode::data(&mut lines, text, first_break);
-        Self::from_lines(lines, true)
+        encode::data(&mut lines, text, clean);
+        lines
     }
 
     fn write_type(lines: &mut Vec<u8>, event_type: &str) {
         if !event_type.is_empty() {
-            encode::field(lines, b"event", event_type);
+            encode::field(lines, b"event: ", event_type);
         }
     }
 }

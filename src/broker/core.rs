@@ -1,0 +1,411 @@
+//! A node's replica of the log: the topics, their rings, and what is known of the log.
+//!
+//! 1. There is one appender: whoever holds the reading (see `reading`). It holds the log's lock for
+//!    each record.
+//! 2. A record's entry is in its ring before `visible` says so, and readers go no further than what
+//!    they have read of `visible` first. So a place and all that is before it appear as one.
+//! 3. For each topic, everything after its loss mark is in its ring. The mark is the later of the
+//!    ring's own and `floor`. It only rises.
+//! 4. A topic is in the index while it has entries or subscribers. One that leaves it leaves its
+//!    loss mark in `floor`.
+//! 5. Locks are taken in this order: a subscriber's cursors, the log, a ring or a topic's
+//!    subscribers, a connection.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    resume::{GapReason, Verdict},
+    settings::Settings,
+    subscriber::Subscriber,
+    topic::Topic,
+};
+use crate::{
+    backplane::{Read, Record, TopicName},
+    log::{Entry, Epoch, Position, Window},
+};
+
+pub(super) struct Replica {
+    pub(super) settings: Settings,
+    /// Whether the log may be rewritten within an epoch.
+    may_be_rewritten: bool,
+    /// The offset up to which entries are visible.
+    visible: AtomicU64,
+    /// Raised whenever all subscribers may have lost something.
+    losses: AtomicU64,
+    /// How many events were encoded.
+    pub(super) encodings: AtomicU64,
+    /// Guards everything that is known of the log, and the index of topics.
+    log: Mutex<Log>,
+    /// The next pass wakes everybody: there is something to tell that is no event.
+    wakes_all: AtomicBool,
+    /// The next pass wakes those whose places have fallen far behind.
+    sweeps: AtomicBool,
+    epoch_start: Instant,
+}
+
+pub(super) struct Log {
+    /// None until the first word from the log.
+    pub(super) head: Option<Position>,
+    /// The place up to which the log has to be read before anything can be said of gaps.
+    pub(super) window_end: Option<Position>,
+    pub(super) is_window_read: bool,
+    window: Window,
+    floor: u64,
+    topics: HashMap<TopicName, Arc<Topic>>,
+    /// All entries, in the order in which they came: the oldest is dropped first. Entries that
+    /// their own topics have dropped stay here for a while.
+    order: VecDeque<(Arc<Topic>, u64)>,
+    entries: usize,
+    bytes: usize,
+    /// Topics whose subscribers are to be woken.
+    dirty: Vec<Arc<Topic>>,
+    /// Those who wait for the window to be read.
+    pub(super) undecided: Vec<Arc<Subscriber>>,
+    /// Where the last look at all subscribers' places was.
+    last_sweep: u64,
+}
+
+impl Replica {
+    pub(super) fn new(settings: Settings, may_be_rewritten: bool) -> Self {
+        let window = Window::after(0, settings.window);
+        Self {
+            settings,
+            may_be_rewritten,
+            visible: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
+            encodings: AtomicU64::new(0),
+            log: Mutex::new(Log {
+                head: None,
+                window_end: None,
+                is_window_read: false,
+                window,
+                floor: 0,
+                topics: HashMap::new(),
+                order: VecDeque::new(),
+                entries: 0,
+                bytes: 0,
+                dirty: Vec::new(),
+                undecided: Vec::new(),
+                last_sweep: 0,
+            }),
+            wakes_all: AtomicBool::new(false),
+            sweeps: AtomicBool::new(false),
+            epoch_start: Instant::now(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn visible(&self) -> u64 {
+        self.visible.load(Ordering::Acquire)
+    }
+
+    /// Whether the log has said anything yet.
+    pub(super) fn has_head(&self) -> bool {
+        self.lock().head.is_some()
+    }
+
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    // ===== the appender =====
+
+    /// The log was opened, and this is its head. If it is another one than before, or has been
+    /// rewritten, nothing counts any more that was read from the old one.
+    pub(super) fn opened(&self, head: Position, is_rewritten: bool) {
+        let mut log = self.lock();
+        let is_same = log.head.is_some_and(|known| known.epoch() == head.epoch());
+        if !is_same || is_rewritten {
+            self.reset(&mut log, head.epoch());
+        }
+        log.window_end = Some(head);
+        self.settle(&mut log);
+    }
+
+    fn reset(&self, log: &mut Log, epoch: Epoch) {
+        let is_first = log.head.is_none();
+        log.head = Some(Position::new(epoch, 0, 0));
+        log.window = Window::after(0, self.settings.window);
+        log.floor = 0;
+        log.last_sweep = 0;
+        log.is_window_read = false;
+        log.order.clear();
+        log.topics.retain(|_, topic| {
+            topic.reset();
+            topic.is_read()
+        });
+        log.entries = 0;
+        log.bytes = log.topics.values().map(|topic| topic.cost()).sum();
+        self.visible.store(0, Ordering::Release);
+        if !is_first {
+            self.tell_all();
+        }
+    }
+
+    /// Tells every subscriber of a loss.
+    fn tell_all(&self) {
+        self.losses.fetch_add(1, Ordering::AcqRel);
+        self.wakes_all.store(true, Ordering::Release);
+    }
+
+    /// Takes what was read from the log.
+    pub(super) fn apply(&self, read: Read) {
+        let mut log = self.lock();
+        match read {
+            Read::Record(position, record) => self.append(&mut log, position, &record),
+            Read::Lost(position) => {
+                log.floor = log.floor.max(position.offset());
+                // Before the window is read nobody has been promised anything.
+                if log.is_window_read {
+                    self.tell_all();
+                }
+                let head = log.head.map_or(0, |head| head.offset());
+                if position.offset() > head {
+                    log.head = Some(position);
+                    self.visible.store(position.offset(), Ordering::Release);
+                }
+            }
+        }
+        self.settle(&mut log);
+    }
+
+    fn append(&self, log: &mut Log, position: Position, record: &Record) {
+        let offset = position.offset();
+        let entry = Entry {
+            offset,
+            tag: position.tag(),
+            frame: self.encode(position, record.lines()),
+            time: self.now(),
+        };
+        let topic = log.topic_or_new(record.topic());
+        log.window.push(offset, position.tag());
+        log.entries += 1;
+        log.bytes += entry.cost();
+        let history = &self.settings.history;
+        let (entries, bytes) = topic.push(entry, history.events, history.bytes);
+        log.entries -= entries;
+        log.bytes -= bytes;
+        if topic.is_read() && !topic.is_dirty.swap(true, Ordering::AcqRel) {
+            log.dirty.push(Arc::clone(&topic));
+        }
+        log.order.push_back((topic, offset));
+        log.head = Some(position);
+        self.visible.store(offset, Ordering::Release);
+
+        while log.bytes > self.settings.bytes && log.entries > 1 {
+            log.drop_oldest();
+        }
+        log.tidy();
+        if offset - log.last_sweep > (self.settings.window / 8) as u64 {
+            log.last_sweep = offset;
+            self.sweeps.store(true, Ordering::Release);
+        }
+    }
+
+    /// Writes the frame that every subscriber gets.
+    fn encode(&self, position: Position, lines: &Bytes) -> Bytes {
+        self.encodings.fetch_add(1, Ordering::Relaxed);
+        position.frame(lines)
+    }
+
+    /// Notes when the window has been read.
+    fn settle(&self, log: &mut Log) {
+        let (Some(head), Some(end)) = (log.head, log.window_end) else {
+            return;
+        };
+        if !log.is_window_read && head.offset() >= end.offset() {
+            log.is_window_read = true;
+            self.wakes_all.store(true, Ordering::Release);
+        }
+    }
+
+    /// Drops what is older than the history's age. Gives the time until the next is.
+    pub(super) fn expire(&self) -> Option<Duration> {
+        let age = u64::try_from(self.settings.history.age.as_millis()).unwrap_or(u64::MAX);
+        let now = self.now();
+        let mut log = self.lock();
+        while let Some(time) = log.oldest_time() {
+            let expires = time.saturating_add(age);
+            if expires > now {
+                return Some(Duration::from_millis(expires - now));
+            }
+            log.drop_oldest();
+        }
+        None
+    }
+
+    fn now(&self) -> u64 {
+        let since = Instant::now().saturating_duration_since(self.epoch_start);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    // ===== subscribers =====
+
+    /// Topics with subscribers to wake, and whether all of them are to be woken or those alone
+    /// whose places have fallen far behind.
+    pub(super) fn take_dirty(&self) -> Vec<(Arc<Topic>, bool)> {
+        let mut log = self.lock();
+        let dirty = mem::take(&mut log.dirty);
+        let wakes_all = self.wakes_all.swap(false, Ordering::AcqRel);
+        if self.sweeps.swap(false, Ordering::AcqRel) || wakes_all {
+            let topics = log.topics.values().map(Arc::clone);
+            let is_meant = |topic: &Topic| wakes_all || topic.is_dirty.load(Ordering::Acquire);
+            return topics
+                .map(|topic| (Arc::clone(&topic), is_meant(&topic)))
+                .collect();
+        }
+        dirty.into_iter().map(|topic| (topic, true)).collect()
+    }
+
+    /// Whether there is somebody to wake.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.wakes_all.load(Ordering::Acquire)
+            || self.sweeps.load(Ordering::Acquire)
+            || !self.lock().dirty.is_empty()
+    }
+
+    pub(super) fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        self.lock().topics.get(name.as_str()).cloned()
+    }
+
+    /// How many topics are held in memory.
+    pub(super) fn topics(&self) -> usize {
+        self.lock().topics.len()
+    }
+
+    /// What a client at this place gets of these topics.
+    pub(super) fn judge(
+        &self,
+        log: &Log,
+        topics: &[Arc<Topic>],
+        from: Option<Position>,
+    ) -> Verdict {
+        let (Some(place), Some(head)) = (from, log.head) else {
+            return Verdict::Fresh;
+        };
+        if place.epoch() != head.epoch() {
+            return Verdict::Gap(GapReason::OtherLog);
+        }
+        if place.offset() > head.offset() || !self.knows(log, &place, topics) {
+            return Verdict::Gap(GapReason::Unknown);
+        }
+        if topics.iter().any(|topic| log.lost(topic) > place.offset()) {
+            return Verdict::Gap(GapReason::Evicted);
+        }
+        Verdict::Exact(place)
+    }
+
+    /// Whether a place is one of this log, as far as can be known.
+    fn knows(&self, log: &Log, place: &Position, topics: &[Arc<Topic>]) -> bool {
+        let of_topics = || {
+            topics
+                .iter()
+                .find_map(|it| it.ring().tag_at(place.offset()))
+        };
+        let known = log.window.tag(place.offset()).or_else(of_topics);
+        match known {
+            Some(tag) => tag == place.tag(),
+            // Its own position of the empty log.
+            None if place.offset() == 0 => place.tag() == 0,
+            None => !self.may_be_rewritten,
+        }
+    }
+}
+
+impl Log {
+    /// The topic of this name, made if there is none.
+    pub(super) fn topic_or_new(&mut self, name: &TopicName) -> Arc<Topic> {
+        if let Some(topic) = self.topics.get(name.as_str()) {
+            return Arc::clone(topic);
+        }
+        let topic = Arc::new(Topic::new(name.clone()));
+        self.bytes += topic.cost();
+        self.topics.insert(name.clone(), Arc::clone(&topic));
+        topic
+    }
+
+    /// The offset up to which a topic may have lost something.
+    fn lost(&self, topic: &Topic) -> u64 {
+        topic.ring().lost().max(self.floor)
+    }
+
+    /// Lets go of a topic that has neither entries nor subscribers.
+    pub(super) fn forget_if_idle(&mut self, topic: &Arc<Topic>) {
+        let ring = topic.ring();
+        if ring.len() > 0 || topic.subscribers() > 0 {
+            return;
+        }
+        let lost = ring.lost();
+        drop(ring);
+        let is_it = self
+            .topics
+            .get(topic.name.as_str())
+            .is_some_and(|it| Arc::ptr_eq(it, topic));
+        if is_it {
+            self.floor = self.floor.max(lost);
+            self.bytes -= topic.cost();
+            self.topics.remove(topic.name.as_str());
+            if self.topics.len() < self.topics.capacity() / 4 && self.topics.capacity() > 64 {
+                self.topics.shrink_to_fit();
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        while let Some((topic, offset)) = self.order.pop_front() {
+            let mut ring = topic.ring_mut();
+            if ring.oldest().is_some_and(|oldest| oldest.offset == offset) {
+                if let Some(entry) = ring.pop() {
+                    self.entries -= 1;
+                    self.bytes -= entry.cost();
+                }
+                let is_empty = ring.len() == 0;
+                drop(ring);
+                if is_empty {
+                    self.forget_if_idle(&topic);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Keeps the list of all entries from filling with those that their topics have dropped.
+    fn tidy(&mut self) {
+        if self.order.len() > 2 * self.entries + 1024 {
+            self.order.retain(|(topic, offset)| {
+                let ring = topic.ring();
+                ring.oldest().is_some_and(|oldest| oldest.offset <= *offset)
+            });
+        }
+        if self.order.capacity() > 1024 && self.order.len() < self.order.capacity() / 4 {
+            let room = self.order.len() * 2;
+            self.order.shrink_to(room);
+        }
+    }
+
+    fn oldest_time(&mut self) -> Option<u64> {
+        loop {
+            let (topic, offset) = self.order.front()?;
+            let ring = topic.ring();
+            if let Some(oldest) = ring.oldest().filter(|oldest| oldest.offset == *offset) {
+                return Some(oldest.time);
+            }
+            drop(ring);
+            self.order.pop_front();
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! What reads the log into the replica, and wakes those who wait for it.
+//!
+//! 1. Whoever holds the reading polls the log's stream; there is one at a time. A publisher does it
+//!    itself after its append, so that its event is visible at once and no task has to be woken for
+//!    it; otherwise the broker's task does.
+//! 2. The stream's waker sets `is_dirty`. Whoever lets the reading go looks at it once more, so
+//!    that nothing stays unread because the reading was held.
+//! 3. Subscribers are woken by the broker's task alone, which lets publishers that are ready go
+//!    first: what they append meanwhile goes out with the same write.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError, TryLockError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    task::{AbortHandle, yield_now},
+    time::{Instant, timeout_at},
+};
+
+use super::{core::Replica, settings::Settings, topic::Topic};
+use crate::{
+    backplane::{Backplane, Read, ReadError, RecordStream, Start},
+    log::Position,
+};
+
+pub(super) struct Core {
+    pub(super) replica: Arc<Replica>,
+    pub(super) backplane: Arc<dyn Backplane>,
+    /// Guards the log's stream: held by whoever reads.
+    reading: Mutex<Reading>,
+    signal: Arc<Signal>,
+    /// Notified when the replica has changed.
+    progress: Notify,
+    /// Guards the handle of the broker's task.
+    task: Mutex<Option<AbortHandle>>,
+    has_task: Arc<AtomicBool>,
+}
+
+struct Reading {
+    state: State,
+    /// What was read last.
+    last: Option<Position>,
+    /// The log has been rewritten since.
+    is_rewritten: bool,
+    failures: u32,
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<(Position, RecordStream), ReadError>> + Send>>;
+
+enum State {
+    Idle,
+    Opening(Opening),
+    Open(RecordStream),
+    /// The log could not be read. The task tries again at this time.
+    Resting(Instant),
+}
+
+/// What the log's stream wakes.
+#[derive(Default)]
+struct Signal {
+    is_dirty: AtomicBool,
+    /// Publishers that will read by themselves.
+    publishing: AtomicUsize,
+    task: Notify,
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_dirty.store(true, Ordering::SeqCst);
+        if self.publishing.load(Ordering::SeqCst) == 0 {
+            self.task.notify_one();
+        }
+    }
+}
+
+/// A publisher between its append and its reading.
+pub(super) struct Publishing<'a>(&'a Signal);
+
+impl Drop for Publishing<'_> {
+    fn drop(&mut self) {
+        self.0.publishing.fetch_sub(1, Ordering::SeqCst);
+        // Where its reading was cut short, the task has to do it.
+        if self.0.is_dirty.load(Ordering::SeqCst) {
+            self.0.task.notify_one();
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn new(backplane: Arc<dyn Backplane>, settings: Settings) -> Self {
+        let may_be_rewritten = backplane.may_be_rewritten();
+        Self {
+            replica: Arc::new(Replica::new(settings, may_be_rewritten)),
+            backplane,
+            reading: Mutex::new(Reading {
+                state: State::Idle,
+                last: None,
+                is_rewritten: false,
+                failures: 0,
+            }),
+            signal: Arc::default(),
+            progress: Notify::new(),
+            task: Mutex::new(None),
+            has_task: Arc::default(),
+        }
+    }
+
+    /// Marks a publisher that will call [`read`](Self::read).
+    pub(super) fn publishing(&self) -> Publishing<'_> {
+        self.signal.publishing.fetch_add(1, Ordering::SeqCst);
+        Publishing(&self.signal)
+    }
+
+    /// Reads what there is, unless somebody else does, and sees to it that subscribers are woken.
+    pub(super) fn read(self: &Arc<Self>) {
+        self.ensure_task();
+        self.read_now();
+        if self.replica.is_dirty() {
+            self.wake_subscribers();
+        }
+    }
+
+    fn read_now(&self) {
+        let waker = Waker::from(Arc::clone(&self.signal));
+        let mut cx = Context::from_waker(&waker);
+        let mut has_read = false;
+        loop {
+            let mut reading = match self.reading.try_lock() {
+                Ok(reading) => reading,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                // Whoever holds it looks at the signal again.
+                Err(TryLockError::WouldBlock) => break,
+            };
+            self.signal.is_dirty.store(false, Ordering::SeqCst);
+            has_read |= reading.poll(self, &mut cx);
+            drop(reading);
+            if !self.signal.is_dirty.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        if has_read {
+            self.progress.notify_waiters();
+        }
+    }
+
+    /// Waits for a change of the replica that gives something.
+    pub(super) async fn wait_for<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let mut changed = std::pin::pin!(self.progress.notified());
+            // Registered first, so that a change between the two is not missed.
+            changed.as_mut().enable();
+            if let Some(found) = look() {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits, for a bounded time, until the replica has reached the log's head as it is now.
+    pub(super) async fn catch_up(self: &Arc<Self>) {
+        let until = Instant::now() + Duration::from_secs(2);
+        let caught_up = async {
+            let Ok(head) = self.backplane.head().await else {
+                return;
+            };
+            let is_there = || (self.replica.visible() >= head.offset()).then_some(());
+            self.wait_for(is_there).await;
+        };
+        // Where it cannot, the place is one that this node does not know.
+        let _ = timeout_at(until, caught_up).await;
+    }
+
+    // ===== waking =====
+
+    fn wake_subscribers(&self) {
+        if self.has_task.load(Ordering::Acquire) {
+            self.signal.task.notify_one();
+        } else {
+            let mut pass = Pass::new(&self.replica);
+            while pass.step() {}
+            self.decide_pending();
+        }
+    }
+
+    /// Sees to it that there is a task, where there is a runtime to spawn it on.
+    fn ensure_task(self: &Arc<Self>) {
+        if self.has_task.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.has_task.swap(true, Ordering::AcqRel) {
+            let guard = TaskGuard(Arc::clone(&self.has_task));
+            let core = Arc::downgrade(self);
+            let spawned = runtime.spawn(run(core, Arc::clone(&self.signal), guard));
+            *task = Some(spawned.abort_handle());
+        }
+    }
+
+    /// Tells those who subscribed before the window was read, what became of their places.
+    fn decide_pending(&self) {
+        let mut log = self.replica.lock();
+        if !log.is_window_read || log.undecided.is_empty() {
+            return;
+        }
+        let undecided = std::mem::take(&mut log.undecided);
+        drop(log);
+        for subscriber in undecided {
+            subscriber.decide();
+            if let Some(waker) = subscriber.take_waker() {
+                waker.wake();
+            }
+        }
+        self.progress.notify_waiters();
+    }
+
+    /// When the task has to look again by itself.
+    fn next_look(&self) -> Option<Instant> {
+        let expiry = self.replica.expire().map(|time| Instant::now() + time);
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let retry = match reading.state {
+            State::Resting(until) => Some(until),
+            _ => None,
+        };
+        drop(reading);
+        expiry.into_iter().chain(retry).min()
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = task.take() {
+            task.abort();
+        }
+    }
+}
+
+impl Reading {
+    /// Reads until the log has nothing more now. Tells whether anything was read.
+    fn poll(&mut self, core: &Core, cx: &mut Context<'_>) -> bool {
+        let mut has_read = false;
+        loop {
+            match &mut self.state {
+                State::Idle => self.state = State::Opening(self.open(core)),
+                State::Opening(opening) => match opening.as_mut().poll(cx) {
+                    Poll::Pending => return has_read,
+                    Poll::Ready(Ok((head, stream))) => {
+                        core.replica
+                            .opened(head, std::mem::take(&mut self.is_rewritten));
+                        self.state = State::Open(stream);
+                        has_read = true;
+                    }
+                    Poll::Ready(Err(error)) => self.failed(&error),
+                },
+                State::Open(stream) => match stream.as_mut().poll_next(cx) {
+                    Poll::Pending => return has_read,
+                    Poll::Ready(Some(Ok(read))) => {
+                        self.failures = 0;
+                        self.last = Some(match &read {
+                            Read::Record(position, _) | Read::Lost(position) => *position,
+                        });
+                        core.replica.apply(read);
+                        has_read = true;
+                    }
+                    Poll::Ready(Some(Err(error))) => self.failed(&error),
+                    Poll::Ready(None) => self.failed(&ReadError::unavailable("log has ended")),
+                },
+                State::Resting(until) if *until <= Instant::now() => self.state = State::Idle,
+                State::Resting(_) => return has_read,
+            }
+        }
+    }
+
+    fn open(&self, core: &Core) -> Opening {
+        let backplane = Arc::clone(&core.backplane);
+        let start = self.last.map_or(Start::Window, Start::After);
+        Box::pin(async move {
+            let head = backplane.head().await?;
+            let stream = backplane.read(start).await?;
+            Ok((head, stream))
+        })
+    }
+
+    /// Rests before the next try, longer each time; or begins anew with a log that is another one.
+    fn failed(&mut self, error: &ReadError) {
+        self.failures += 1;
+        if error.is_rewritten() {
+            self.last = None;
+            self.is_rewritten = true;
+        }
+        let longest = Duration::from_millis(100 << self.failures.min(6));
+        let rest = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let is_new_log = error.is_rewritten() && self.failures == 1;
+        self.state = if is_new_log {
+            State::Idle
+        } else {
+            State::Resting(Instant::now() + rest)
+        };
+    }
+}
+
+/// One round of waking, in steps.
+struct Pass {
+    topics: Vec<(Arc<Topic>, bool)>,
+    from: usize,
+    wakers: Vec<Waker>,
+}
+
+impl Pass {
+    fn new(replica: &Replica) -> Self {
+        let topics = replica.take_dirty();
+        for (topic, _) in &topics {
+            // What comes from here on needs another pass.
+            topic.is_dirty.store(false, Ordering::Release);
+        }
+        Self {
+            topics,
+            from: 0,
+            wakers: Vec::new(),
+        }
+    }
+
+    /// Wakes some. Tells whether there are more.
+    fn step(&mut self) -> bool {
+        let Some((topic, all)) = self.topics.last() else {
+            return false;
+        };
+        let next = topic.take_wakers(self.from, *all, &mut self.wakers);
+        self.from = next.unwrap_or(0);
+        if next.is_none() {
+            self.topics.pop();
+        }
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+        !self.topics.is_empty()
+    }
+}
+
+/// Notes the end of the task, also when its runtime is shut down.
+struct TaskGuard(Arc<AtomicBool>);
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// The broker's task, which does not keep the broker alive.
+async fn run(core: Weak<Core>, signal: Arc<Signal>, _guard: TaskGuard) {
+    loop {
+        // To the end of the queue: publishers that are ready go first.
+        yield_now().await;
+        let Some(core) = core.upgrade() else {
+            return;
+        };
+        core.read_now();
+        let mut pass = Pass::new(&core.replica);
+        while pass.step() {
+            yield_now().await;
+        }
+        core.decide_pending();
+        let next_look = core.next_look();
+        drop(core);
+        match next_look {
+            Some(time) => {
+                // Either way it is time to look again.
+                let _ = timeout_at(time, signal.task.notified()).await;
+            }
+            None => signal.task.notified().await,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What a body can pull encoded events from, besides the outbox.
+//!
+//! This is all that the two halves of the floor above know of each other: a layer's body pulls
+//! from a source, and a broker makes one.
+
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, Weak},
+    task::Waker,
+};
+
+use bytes::Bytes;
+
+use super::{CloseReason, shared::Shared};
+
+/// How large a merged frame may become. In hyper, 100 small frames cost 7 writes; merged, one.
+pub(super) const MERGED: usize = 32 * 1024;
+
+/// Something that a body pulls events from.
+///
+/// # The hand-shake
+///
+/// The body calls [`pull`](Self::pull) until that gives nothing; then it leaves its waker, calls
+/// [`arm`](Self::arm), and pulls once more before it sleeps. So a source that makes an event
+/// visible, and then wakes whoever is armed, is never missed.
+pub(crate) trait Source: Any + Send + Sync {
+    /// Puts events that are ready into the batch, until it is full.
+    fn pull(&self, batch: &mut Batch);
+
+    /// The body is about to sleep: it is to be woken for the next event.
+    fn arm(&self);
+
+    /// The id for the welcome, if it carries one. It counts as given then.
+    fn welcome_id(&self) -> Option<String>;
+
+    /// Lets events through from now on. Where nothing was sent before, the place at which the
+    /// source begins can ride on the welcome.
+    fn go_live(&self, nothing_was_sent: bool);
+
+    /// Whether there is something that could give events.
+    fn is_subscribed(&self) -> bool;
+
+    /// A visit of the ticker.
+    fn visit(&self);
+
+    /// The connection has ended.
+    fn detach(&self);
+
+    /// Itself, to find out whose it is.
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl fmt::Debug for dyn Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("is_subscribed", &self.is_subscribed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a connection takes no source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AttachError {
+    Closed(CloseReason),
+    /// Its events are numbered: the ids would be taken for the source's.
+    Numbered,
+    /// It has another source.
+    Taken,
+}
+
+/// A source's way back to its connection. It does not keep it open.
+#[derive(Clone)]
+pub(crate) struct SourceWaker(Weak<Shared>);
+
+impl SourceWaker {
+    pub(super) fn new(shared: Weak<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// The waker of the body that sleeps, to be woken outside all locks.
+    pub(crate) fn take(&self) -> Option<Waker> {
+        self.0.upgrade()?.lock().reader.take()
+    }
+
+    /// Why the connection is closed, or will have been.
+    pub(crate) fn close_reason(&self) -> CloseReason {
+        let shared = self.0.upgrade();
+        let reason = shared.and_then(|shared| shared.lock().closing);
+        reason.unwrap_or(CloseReason::ClientGone)
+    }
+
+    /// Begins to close the connection.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.close(reason, None);
+        }
+    }
+}
+
+/// Frames that will go out as one.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    first: Option<Bytes>,
+    /// All frames, once there are several.
+    merged: Vec<u8>,
+    is_full: bool,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none() && self.merged.is_empty()
+    }
+
+    /// Whether a frame had to be left for the next batch.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// Whether a frame of this size may be added. The first one always may. If not, the batch is
+    /// full from then on.
+    pub(crate) fn admits(&mut self, size: usize) -> bool {
+        let before = self.first.as_ref().map_or(self.merged.len(), Bytes::len);
+        self.is_full |= before > 0 && before + size > MERGED;
+        !self.is_full
+    }
+
+    /// Adds a frame. One that stays alone goes out without a copy.
+    pub(crate) fn push(&mut self, frame: Bytes) {
+        if self.is_empty() {
+            self.first = Some(frame);
+            return;
+        }
+        if let Some(first) = self.first.take() {
+            // A guess: where there are two there may be some more.
+            let size = first.len() + frame.len();
+            self.merged.reserve_exact((size * 4).min(MERGED).max(size));
+            self.merged.extend_from_slice(&first);
+        }
+        self.merged.extend_from_slice(&frame);
+    }
+
+    pub(crate) fn into_frame(self) -> Option<Bytes> {
+        if self.first.is_none() && !self.merged.is_empty() {
+            return Some(self.merged.into());
+        }
+        self.first
+    }
+}

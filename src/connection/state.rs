@@ -1,0 +1,146 @@
+//! The state of a connection, and whom its changes wake.
+//!
+//! It is guarded by its connection's lock, and knows nothing of it: what has to be woken is given
+//! out, to be woken once the lock is released.
+
+use std::{sync::Arc, task::Waker};
+
+use tokio::time::Instant;
+
+use super::{
+    CloseReason, StreamError,
+    config::{Config, Welcome},
+    feed::Feed,
+    outbox::{Outbox, Waiters},
+    source::Source,
+};
+use crate::Event;
+
+pub(super) struct State {
+    pub(super) outbox: Outbox,
+    /// The response future, then the body: woken when there is something to do for it.
+    pub(super) reader: Option<Waker>,
+    /// The head has gone out, or will with the next poll.
+    pub(super) is_started: bool,
+    /// It was closed by a handle before it started: a 200 then starts it, to end it properly.
+    pub(super) is_wanted: bool,
+    /// The inner service, or the `accept` function, has not finished.
+    pub(super) has_handler: bool,
+    pub(super) closing: Option<CloseReason>,
+    /// How the body has to break off.
+    pub(super) error: Option<StreamError>,
+    pub(super) is_ended: bool,
+    /// `on_open` has been called, so that `on_close` must be.
+    pub(super) is_open: bool,
+    pub(super) heartbeat_due: bool,
+    /// When the reader last took something.
+    pub(super) last_taken: Instant,
+    /// What there is besides the outbox.
+    pub(super) feed: Option<Feed>,
+    pub(super) next_number: u64,
+    pub(super) hooks: Vec<EndHook>,
+}
+
+/// A source that goes live, once the lock is released.
+pub(super) struct GoLive {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) nothing_was_sent: bool,
+}
+
+impl State {
+    pub(super) fn new(config: &Config) -> Self {
+        let has_welcome = !matches!(config.welcome, Welcome::None);
+        Self {
+            outbox: Outbox::new(config.outbox),
+            reader: None,
+            is_started: false,
+            is_wanted: false,
+            has_handler: true,
+            closing: None,
+            error: None,
+            is_ended: false,
+            is_open: false,
+            heartbeat_due: false,
+            last_taken: Instant::now(),
+            // The welcome, which is written last of all, has number 0.
+            next_number: u64::from(has_welcome),
+            feed: None,
+            hooks: Vec::new(),
+        }
+    }
+
+    /// Whether an event has an id where ids are the source's.
+    pub(super) fn refuses(&self, event: &Event) -> bool {
+        self.feed.is_some() && event.has_id()
+    }
+
+    /// Lets the source's events through, behind what has been sent so far.
+    pub(super) fn go_live(&mut self) -> Option<GoLive> {
+        let gate = self.outbox.pushed();
+        let nothing_was_sent = !self.is_started;
+        let feed = self.feed.as_mut().filter(|feed| !feed.is_live)?;
+        feed.is_live = true;
+        feed.gate = gate;
+        Some(GoLive {
+            source: Arc::clone(&feed.source),
+            nothing_was_sent,
+        })
+    }
+
+    /// The source, if its events may go out now.
+    pub(super) fn open_source(&self) -> Option<Arc<dyn Source>> {
+        let feed = self.feed.as_ref().filter(|_| self.closing.is_none())?;
+        let is_open = feed.is_live && self.outbox.taken() >= feed.gate;
+        is_open.then(|| Arc::clone(&feed.source))
+    }
+
+    /// Begins to close, unless that has been.
+    pub(super) fn close(&mut self, reason: CloseReason) -> Wake {
+        if self.closing.is_some() {
+            return Wake::default();
+        }
+        self.closing = Some(reason);
+        Wake {
+            reader: self.reader.take(),
+            senders: self.outbox.dismiss(),
+        }
+    }
+}
+
+pub(super) type EndHook = Box<dyn FnOnce(CloseReason) + Send>;
+
+/// Whom to wake once the lock is released: after an event was sent.
+#[must_use]
+pub(super) struct Woken {
+    pub(super) reader: Option<Waker>,
+    pub(super) sender: Option<Waker>,
+}
+
+/// Whom to wake once the lock is released: when there is nothing to wait for any more.
+#[derive(Default)]
+#[must_use]
+pub(super) struct Wake {
+    pub(super) reader: Option<Waker>,
+    pub(super) senders: Waiters,
+}
+
+impl Woken {
+    #[inline]
+    pub(super) fn wake(self) {
+        if let Some(reader) = self.reader {
+            reader.wake();
+        }
+        if let Some(sender) = self.sender {
+            sender.wake();
+        }
+    }
+}
+
+impl Wake {
+    pub(super) fn wake(self) {
+        let senders = self.senders.into_iter().map(|(_, waker)| waker);
+        for waker in self.reader.into_iter().chain(senders) {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What a topic keeps of its events.
+//!
+//! 1. Entries are in the order of their offsets, which strictly rise.
+//! 2. Entries are numbered from 0 in the order in which they came, and keep their numbers: a live
+//!    cursor that holds the number of its next entry knows how many it has lost.
+//! 3. `lost` is the offset of the last entry that was dropped, so that whoever comes back from an
+//!    earlier place can be told.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+/// One event of a topic.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) offset: u64,
+    pub(crate) tag: u32,
+    /// The event as it stands on the wire, with its id.
+    pub(crate) frame: Bytes,
+    /// When it came, in the broker's count of milliseconds.
+    pub(crate) time: u64,
+}
+
+impl Entry {
+    /// What an entry counts against a bound in bytes: its frame, and its places in the tables.
+    pub(crate) fn cost(&self) -> usize {
+        self.frame.len() + 128
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    entries: VecDeque<Entry>,
+    /// The number of the first entry.
+    first: u64,
+    bytes: usize,
+    /// The last entry that was dropped: its offset and tag.
+    lost: (u64, u32),
+}
+
+impl Ring {
+    pub(crate) fn push(&mut self, entry: Entry) {
+        debug_assert!(
+            self.entries
+                .back()
+                .is_none_or(|last| last.offset < entry.offset)
+        );
+        self.bytes += entry.cost();
+        self.entries.push_back(entry);
+    }
+
+    /// Drops the oldest entry.
+    pub(crate) fn pop(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        self.first += 1;
+        self.bytes -= entry.cost();
+        self.lose(entry.offset, entry.tag);
+        // Half of the room is kept for the next entries.
+        if self.entries.capacity() > 32 && self.entries.len() < self.entries.capacity() / 4 {
+            self.entries.shrink_to(self.entries.len() * 2);
+        }
+        Some(entry)
+    }
+
+    /// Notes that everything up to this place may be missing.
+    fn lose(&mut self, offset: u64, tag: u32) {
+        if offset > self.lost.0 {
+            self.lost = (offset, tag);
+        }
+    }
+
+    /// Forgets what was lost: offsets count anew.
+    pub(crate) fn forget_losses(&mut self) {
+        self.lost = (0, 0);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn oldest(&self) -> Option<&Entry> {
+        self.entries.front()
+    }
+
+    /// The offset up to which something may have been lost.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.0
+    }
+
+    /// The number that the next entry will have.
+    pub(crate) fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// The number of the first entry that is kept.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The entry of this number, if it is kept.
+    pub(crate) fn entry(&self, number: u64) -> Option<&Entry> {
+        let at = number.checked_sub(self.first)?;
+        self.entries.get(usize::try_from(at).ok()?)
+    }
+
+    /// The number of the first entry after this offset.
+    pub(crate) fn number_after(&self, offset: u64) -> u64 {
+        let at = self.entries.partition_point(|entry| entry.offset <= offset);
+        self.first + at as u64
+    }
+
+    /// The tag of the record at this offset, where it is one of this topic and still known.
+    pub(crate) fn tag_at(&self, offset: u64) -> Option<u32> {
+        if self.lost.0 == offset && offset != 0 {
+            return Some(self.lost.1);
+        }
+        let at = self.entries.partition_point(|entry| entry.offset < offset);
+        let entry = self.entries.get(at)?;
+        (entry.offset == offset).then_some(entry.tag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(offset: u64) -> Entry {
+        Entry {
+            offset,
+            tag: offset as u32 * 10,
+            frame: Bytes::from_static(b"data: x\n\n"),
+            time: 0,
+        }
+    }
+
+    #[test]
+    fn numbers_stay_when_entries_are_dropped() {
+        let mut ring = Ring::default();
+        for offset in [3, 5, 9] {
+            ring.push(entry(offset));
+        }
+        assert_eq!((ring.first(), ring.end(), ring.lost()), (0, 3, 0));
+        ring.pop();
+        assert_eq!((ring.first(), ring.end(), ring.lost()), (1, 3, 3));
+        assert!(ring.entry(0).is_none());
+        assert_eq!(ring.entry(1).map(|entry| entry.offset), Some(5));
+        assert!(ring.entry(3).is_none());
+    }
+
+    #[test]
+    fn a_place_between_two_entries_leads_to_the_later_one() {
+        let mut ring = Ring::default();
+        for offset in [3, 5, 9] {
+            ring.push(entry(offset));
+        }
+        assert_eq!(
+            [2, 3, 4, 5, 8, 9].map(|offset| ring.number_after(offset)),
+            [0, 1, 1, 2, 2, 3]
+        );
+    }
+
+    #[test]
+    fn tags_are_known_up_to_the_last_entry_that_was_lost() {
+        let mut ring = Ring::default();
+        for offset in [3, 5, 9] {
+            ring.push(entry(offset));
+        }
+        ring.pop();
+        ring.pop();
+        assert_eq!(
+            [0, 3, 5, 6, 9].map(|offset| ring.tag_at(offset)),
+            [None, None, Some(50), None, Some(90)]
+        );
+    }
+
+    #[test]
+    fn bytes_return_to_zero() {
+        let mut ring = Ring::default();
+        (1..100).for_each(|offset| ring.push(entry(offset)));
+        assert!(ring.bytes() >= 99 * 9);
+        while ring.pop().is_some() {}
+        assert_eq!((ring.bytes(), ring.len()), (0, 0));
+    }
+}

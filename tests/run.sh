@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Passes all tests of the crate, on a fresh machine with Rust (by rustup) too: what they need and
+# is missing is installed first, and said. Stops at the first failure.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() {
+    printf '\n==> [%ds] %s\n' "$SECONDS" "$*"
+    "$@"
+}
+
+# Packages of Debian and Ubuntu. Elsewhere this says what is missing, and stops.
+install_programs() {
+    local missing=() as_root=()
+    command -v curl >/dev/null || missing+=(curl) # a client that the tests did not write
+    command -v cc >/dev/null || missing+=(build-essential) # Rust links with it
+    if ((${#missing[@]} == 0)); then
+        return
+    fi
+    if ! command -v apt-get >/dev/null; then
+        echo "The tests need: ${missing[*]}. There is no apt-get here: please install it." >&2
+        exit 1
+    fi
+    if ((EUID != 0)); then
+        as_root=(sudo)
+    fi
+    echo "The tests need: ${missing[*]}. Installing with apt-get:"
+    step "${as_root[@]}" apt-get update --quiet
+    step "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --quiet --no-install-recommends "${missing[@]}"
+}
+
+install_components() {
+    if ! cargo fmt --version &>/dev/null; then
+        echo "The tests need rustfmt. Installing with rustup:"
+        step rustup component add rustfmt
+    fi
+    if ! cargo clippy --version &>/dev/null; then
+        echo "The tests need clippy. Installing with rustup:"
+        step rustup component add clippy
+    fi
+}
+
+# The names under [features] in Cargo.toml, each on a line; a test sees that all are found so.
+features() {
+    awk '/^\[/ { inside = ($0 == "[features]") } inside && /^[a-z].* = / { print $1 }' Cargo.toml
+}
+
+install_programs
+install_components
+
+step cargo fmt --check
+step cargo clippy --locked --all-targets --all-features -- -D warnings
+step cargo clippy --locked --all-targets --no-default-features -- -D warnings
+
+# With --all-targets the tests' own features are on. So here is the library alone: without any
+# feature (that is `default`), and with each one.
+for feature in $(features); do
+    step cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
+done
+
+# The examples have tests, which cargo leaves out unless it is asked.
+step cargo test --locked --all-features --lib --tests --examples
+step cargo test --locked --all-features --doc
+
+export RUSTDOCFLAGS="-D warnings"
+step cargo doc --locked --no-deps --all-features
+step cargo doc --locked --no-deps
+
+step cargo bench --locked --all-features --no-run
+
+printf '\nAll passed, in %d seconds.\n' "$SECONDS"

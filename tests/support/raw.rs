@@ -1,0 +1,157 @@
+//! A client that reads HTTP/1 off the socket itself, for what libraries do not show.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tower_sse::event::{Decoded, Decoder, MessageEvent};
+
+use super::within;
+
+pub(crate) struct Raw {
+    socket: TcpStream,
+    /// What was read and not taken yet.
+    read: Vec<u8>,
+    decoder: Decoder,
+}
+
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+}
+
+/// How a body ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With its last chunk: the connection can be used again.
+    LastChunk,
+    /// With the connection, in the middle.
+    Cut,
+}
+
+impl Raw {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self {
+            socket: TcpStream::connect(address).await.unwrap(),
+            read: Vec::new(),
+            decoder: Decoder::new(),
+        }
+    }
+
+    /// Connects, and sends a request: its first line and headers, each ended by `\r\n`.
+    pub(crate) async fn request(address: SocketAddr, request: &str) -> Self {
+        let mut client = Self::connect(address).await;
+        client.send(request).await;
+        client
+    }
+
+    /// Sends a request as above, with an empty line after it.
+    pub(crate) async fn send(&mut self, request: &str) {
+        self.send_bytes(format!("{request}\r\n").as_bytes()).await;
+    }
+
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        within("the socket to take a request", self.socket.write_all(bytes))
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn head(&mut self) -> Head {
+        let end = loop {
+            if let Some(at) = find(&self.read, b"\r\n\r\n") {
+                break at + 4;
+            }
+            assert!(self.fill().await, "the connection ended in the head");
+        };
+        let head: Vec<u8> = self.read.drain(..end).collect();
+        let head = String::from_utf8(head).unwrap();
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap();
+        let headers = lines.map(|line| {
+            let (name, value) = line.split_once(": ").unwrap();
+            let name: HeaderName = name.parse().unwrap();
+            let value: HeaderValue = value.parse().unwrap();
+            (name, value)
+        });
+        Head {
+            status: status.parse().unwrap(),
+            headers: headers.collect(),
+        }
+    }
+
+    /// The head of an event stream.
+    pub(crate) async fn stream_head(&mut self) -> Head {
+        let head = self.head().await;
+        assert_eq!(head.status, StatusCode::OK);
+        assert_eq!(head.headers[header::CONTENT_TYPE], "text/event-stream");
+        head
+    }
+
+    /// The next chunk of a chunked body.
+    pub(crate) async fn chunk(&mut self) -> Result<Vec<u8>, End> {
+        loop {
+            if let Some(at) = find(&self.read, b"\r\n") {
+                let size = std::str::from_utf8(&self.read[..at]).unwrap();
+                let size = usize::from_str_radix(size, 16).unwrap();
+                let end = at + 2 + size + 2;
+                if self.read.len() >= end {
+                    let mut chunk: Vec<u8> = self.read.drain(..end).collect();
+                    assert!(chunk.ends_with(b"\r\n"), "a chunk is longer than it says");
+                    if size == 0 {
+                        return Err(End::LastChunk);
+                    }
+                    chunk.truncate(end - 2);
+                    return Ok(chunk.split_off(at + 2));
+                }
+            }
+            if !self.fill().await {
+                return Err(End::Cut);
+            }
+        }
+    }
+
+    /// The next event of a chunked body.
+    pub(crate) async fn event(&mut self) -> Result<MessageEvent, End> {
+        loop {
+            if let Some(decoded) = self.decoder.next() {
+                let Decoded::Event(event) = decoded else {
+                    continue;
+                };
+                return Ok(event);
+            }
+            let chunk = self.chunk().await?;
+            self.decoder.feed(&chunk).unwrap();
+        }
+    }
+
+    /// Reads all that comes until the server closes the connection.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        while self.fill().await {}
+        std::mem::take(&mut self.read)
+    }
+
+    /// Leaves with an RST instead of a FIN.
+    pub(crate) fn reset(self) {
+        self.socket.set_zero_linger().unwrap();
+    }
+
+    /// Reads on. Tells whether there was something.
+    async fn fill(&mut self) -> bool {
+        let mut piece = [0; 16 * 1024];
+        match within("the server to send", self.socket.read(&mut piece)).await {
+            Ok(size) => {
+                self.read.extend_from_slice(&piece[..size]);
+                size > 0
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
+}

@@ -1,0 +1,144 @@
+//! Servers on ports of their own, which end with the test.
+
+use std::{future::Future, net::SocketAddr, pin::Pin};
+
+use axum::Router;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::TcpListener,
+    sync::oneshot,
+    task::{JoinHandle, JoinSet},
+};
+use tower::Service;
+use tower_sse::BoxError;
+
+use super::within;
+
+/// A server. It is ended when this is dropped.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+/// Resolves when the server is asked to shut down.
+pub(crate) type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Which of hyper's servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hyper {
+    Http1,
+    Http2,
+    Auto,
+}
+
+impl Server {
+    /// Runs what serves a listener until it is asked to stop.
+    pub(crate) async fn start<F>(serve: impl FnOnce(TcpListener, Stopped) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = Box::pin(async {
+            let _ = stopped.await;
+        });
+        Self {
+            address,
+            stop: Some(stop),
+            task: tokio::spawn(serve(listener, stopped)),
+        }
+    }
+
+    /// `axum::serve`, with its graceful shutdown.
+    pub(crate) async fn axum(app: Router) -> Self {
+        Self::start(|listener, stopped| async {
+            let serve = axum::serve(listener, app).with_graceful_shutdown(stopped);
+            serve.await.unwrap();
+        })
+        .await
+    }
+
+    /// One of hyper's servers, with hyper-util's graceful shutdown.
+    pub(crate) async fn hyper<S, B>(which: Hyper, service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let service = TowerToHyperService::new(service);
+        Self::start(move |listener, mut stopped| async move {
+            let graceful = GracefulShutdown::new();
+            let mut tasks = JoinSet::new();
+            loop {
+                let socket = tokio::select! {
+                    accepted = listener.accept() => TokioIo::new(accepted.unwrap().0),
+                    () = &mut stopped => break,
+                };
+                let service = service.clone();
+                // How a connection ends is what tests look at from the client's side.
+                match which {
+                    Hyper::Http1 => {
+                        let builder = http1::Builder::new();
+                        let served = graceful.watch(builder.serve_connection(socket, service));
+                        tasks.spawn(async { drop(served.await) });
+                    }
+                    Hyper::Http2 => {
+                        let builder = http2::Builder::new(TokioExecutor::new());
+                        let served = graceful.watch(builder.serve_connection(socket, service));
+                        tasks.spawn(async { drop(served.await) });
+                    }
+                    Hyper::Auto => {
+                        let builder = auto::Builder::new(TokioExecutor::new());
+                        let served = builder.serve_connection(socket, service).into_owned();
+                        let served = graceful.watch(served);
+                        tasks.spawn(async { drop(served.await) });
+                    }
+                }
+            }
+            drop(listener);
+            graceful.shutdown().await;
+        })
+        .await
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Asks the server to shut down, and does not wait for it.
+    pub(crate) fn begin_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Waits until a server that was asked to shut down has done so.
+    pub(crate) async fn finished(mut self) {
+        within("the server to finish", &mut self.task)
+            .await
+            .unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
