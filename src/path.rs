@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt};
 
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, Method, Version, header};
 use memchr::memchr;
 use percent_encoding::percent_decode_str;
 
@@ -102,6 +102,7 @@ impl Rule {
         Some(RequestInfo {
             params: params.collect(),
             last_event_id: self.last_event_id(request),
+            is_http2: request.version() == Version::HTTP_2,
         })
     }
 }

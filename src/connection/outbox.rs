@@ -170,10 +170,10 @@ impl Outbox {
     /// Takes the next frame, behind `first`: together if that makes one merged frame at most.
     pub(super) fn take(&mut self, first: Option<Vec<u8>>) -> Option<Bytes> {
         let Some(mut first) = first else {
-            // `Bytes` makes a second allocation for a vector with room to spare.
-            let mut frame = self.pop()?;
-            frame.shrink_to_fit();
-            return Some(frame.into());
+            // Not shrunk to fit. For a vector with room to spare `Bytes` makes a second allocation,
+            // a small one; to give the room back, and to take it again for the next event, costs
+            // more.
+            return Some(self.pop()?.into());
         };
         let next = self.frames.front().unwrap_or(&self.last);
         if next.events > 0 && first.len() + next.bytes.len() <= MERGED {

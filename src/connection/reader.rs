@@ -2,13 +2,18 @@
 
 use std::{
     mem,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, Sleep, sleep},
+};
 
 use super::{
     Batch, CloseReason, SseConnection, StreamError,
@@ -23,6 +28,9 @@ use crate::Event;
 /// sseclient, fetch-event-source) dispatch an empty event.
 const HEARTBEAT: Bytes = Bytes::from_static(b":\n");
 
+/// How long an HTTP/2 server is given to write what it has taken, before a stream breaks off.
+const HTTP2_FLUSH: Duration = Duration::from_millis(50);
+
 /// The one reader of a connection. Dropping it ends the connection.
 pub(crate) struct Reader {
     shared: Arc<Shared>,
@@ -32,6 +40,8 @@ pub(crate) struct Reader {
     is_unflushed: bool,
     /// The outbox filled the last frame alone: the source comes first in the next.
     source_is_first: bool,
+    /// What a failing HTTP/2 stream waits for.
+    flush: Option<Pin<Box<Sleep>>>,
     /// The last frame has been given.
     is_ended: bool,
 }
@@ -43,6 +53,7 @@ impl Reader {
             welcome: None,
             is_unflushed: false,
             source_is_first: false,
+            flush: None,
             is_ended: false,
         }
     }
@@ -163,12 +174,10 @@ impl Reader {
             return Poll::Ready(Some(Ok(frame)));
         }
         if let Some(reason) = state.closing {
-            if state.error.is_some() && self.is_unflushed {
-                // An error makes hyper drop what it has not written. It writes on `Pending`.
+            if state.error.is_some() {
                 drop(state);
-                self.is_unflushed = false;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                ready!(self.poll_flushed(cx));
+                state = self.shared.lock();
             }
             let error = state.error.take();
             drop(state);
@@ -263,6 +272,28 @@ impl Reader {
         if let Some(source) = source {
             self.source_is_first = batch.is_full();
             source.pull(batch);
+        }
+    }
+}
+
+impl Reader {
+    /// Lets the server write what it has taken: an error makes hyper drop what is not written yet.
+    ///
+    /// Over HTTP/1 it writes when the body is pending. Over HTTP/2 that is another task's work, of
+    /// which nothing is to be seen from here: it is given some time.
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if mem::take(&mut self.is_unflushed) {
+            let has_timer = self.shared.request.is_http2 && Handle::try_current().is_ok();
+            if has_timer {
+                self.flush = Some(Box::pin(sleep(HTTP2_FLUSH)));
+            } else {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        match &mut self.flush {
+            Some(flush) => flush.as_mut().poll(cx),
+            None => Poll::Ready(()),
         }
     }
 }

@@ -39,6 +39,7 @@ pub(crate) struct RequestInfo {
     /// Captured path parameters, decoded.
     pub(crate) params: Box<[(Box<str>, Box<str>)]>,
     pub(crate) last_event_id: Option<Box<str>>,
+    pub(crate) is_http2: bool,
 }
 
 /// What a handler's answer says of the stream that has not started yet.
