@@ -125,6 +125,13 @@ where
     };
     let polled = catch_unwind(AssertUnwindSafe(|| running.handler.poll(cx)));
     let answer = match polled {
+        Err(_) if running.reader.poll_started(cx).is_ready() => {
+            // Something was sent: the client is to get it, and to see the stream break.
+            return match call.take() {
+                Some(call) => Poll::Ready(Ok(call.panicked())),
+                None => Poll::Pending,
+            };
+        }
         Err(panic) => {
             // Whoever catches it, as a layer outside that answers 500 does, may keep this
             // future for a while: the connection ends now.
@@ -151,6 +158,13 @@ impl<F> Call<F> {
     /// Starts the stream, with a handler that has not answered.
     fn start<B>(self) -> Response<SseBody<B, F>> {
         stream(self.reader, Some(self.handler), None, self.is_head)
+    }
+
+    /// Starts the stream, to break it off.
+    fn panicked<B>(self) -> Response<SseBody<B, F>> {
+        drop(self.handler);
+        self.reader.handler_failed(StreamErrorKind::HandlerPanicked);
+        stream(self.reader, None, None, self.is_head)
     }
 
     /// Starts the stream or declines it, by what the handler has answered.

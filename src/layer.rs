@@ -6,7 +6,9 @@
 //! HEAD ([`methods`](SseLayer::methods) for others), and its `Accept` is absent or admits
 //! `text/event-stream` ([`any_accept`](SseLayer::any_accept) to ignore it). Every other request
 //! goes through untouched, and so does its response: the same bytes, headers, trailers and size
-//! hint, at no allocation.
+//! hint. It costs no allocation, but for paths that nearly match a pattern of five or more
+//! parameters, or one that stands beside a literal (`/rooms/{room}` beside `/rooms/all`): the router
+//! may make one for those.
 //!
 //! Patterns are [matchit's](https://docs.rs/matchit): `/events`, `/rooms/{room}/events`,
 //! `/files/{*rest}`. They are held against the path that the layer sees: under axum's
@@ -52,7 +54,10 @@
 //!
 //! After the start a handler that returns an error, answers anything but 200, or panics, and
 //! [`fail`](SseConnection::fail), end the body with a [`StreamError`](crate::connection::StreamError):
-//! servers cut the connection, and a client sees an unexpected end instead of a clean one.
+//! servers cut the connection (HTTP/1.1) or reset the stream (HTTP/2), and a client sees an
+//! unexpected end instead of a clean one. What was sent before goes out first, as far as can be seen
+//! from a body: over HTTP/2 the reset waits for 50 ms after the last event, since it makes a server
+//! drop what it has not written; a client that has stopped reading by then loses the last of it.
 //!
 //! # Example
 //!
@@ -313,7 +318,8 @@ impl SseLayer {
     /// Answers requests that are the layer's own with a function, in place of the inner service:
     /// for servers that have no handler there (tonic, plain hyper).
     ///
-    /// `Ok` is a stream, also when nothing was sent and no handle is left: it ends at once then.
+    /// `Ok` is a stream, also when nothing was sent and no handle is left: it ends at once then
+    /// (after `decline`, it is a `204 No Content`).
     /// `Err` is an answer of that status, with an empty body. As a handler it may send before it
     /// returns, and then runs inside the response body.
     ///

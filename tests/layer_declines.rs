@@ -185,7 +185,12 @@ fn assert_declined(layer: &SseLayer, change: impl Fn(&mut Response<Odd>)) {
 
     let sse = kept.recv().unwrap();
     let error = tokio_test::block_on(sse.send(Event::message("late"))).unwrap_err();
-    assert_eq!(error.reason().map_or("none", tower_sse::CloseReason::as_str), "declined");
+    assert_eq!(
+        error
+            .reason()
+            .map_or("none", tower_sse::CloseReason::as_str),
+        "declined"
+    );
     assert_eq!(tokio_test::block_on(sse.closed()).as_str(), "declined");
     assert_eq!(notes.take(), [""; 0]);
 }
@@ -341,7 +346,12 @@ fn a_sender_that_waits_for_nothing_is_told_of_a_decline() {
         let send = sse.send(Event::message("too late"));
         sse.decline();
         let error = send.await.unwrap_err();
-        assert_eq!(error.reason().map_or("none", tower_sse::CloseReason::as_str), "declined");
+        assert_eq!(
+            error
+                .reason()
+                .map_or("none", tower_sse::CloseReason::as_str),
+            "declined"
+        );
         assert_eq!(error.into_event().into_bytes(), "data: too late\n\n");
         status(404)
     };

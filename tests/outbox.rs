@@ -256,7 +256,12 @@ fn senders_that_wait_are_told_of_every_end() {
         for (sender, expected) in senders.iter_mut().zip(["data: 1\n\n", "data: 2\n\n"]) {
             assert!(sender.is_woken());
             let error = assert_ready!(sender.poll()).unwrap_err();
-            assert_eq!(error.reason().map_or("none", tower_sse::CloseReason::as_str), reason);
+            assert_eq!(
+                error
+                    .reason()
+                    .map_or("none", tower_sse::CloseReason::as_str),
+                reason
+            );
             assert_eq!(error.into_event().into_bytes(), expected);
         }
     }

@@ -36,7 +36,8 @@ pub(crate) struct Reader {
     shared: Arc<Shared>,
     /// The first frame, until it is taken.
     welcome: Option<Vec<u8>>,
-    /// A frame was given since the last `Pending`: the server may not have written it yet.
+    /// The head, or a frame, was given since the last `Pending`: the server may not have written it
+    /// yet.
     is_unflushed: bool,
     /// The outbox filled the last frame alone: the source comes first in the next.
     source_is_first: bool,
@@ -85,6 +86,8 @@ impl Reader {
         state.last_taken = now;
         state.is_open = true;
         drop(state);
+        // The head.
+        self.is_unflushed = true;
 
         let connection = SseConnection::uncounted(&self.shared);
         let config = &self.shared.config;

@@ -42,8 +42,8 @@ const TICK: Duration = Duration::from_millis(64);
 ///
 /// Heartbeats come from one task for each registry. It is started when a connection is opened
 /// inside a Tokio runtime, ends when there are no timers left or the registry is dropped, and is
-/// started again by the next connection if its runtime was shut down. Without a Tokio runtime
-/// streams work, but have no heartbeats.
+/// started again by the next connection if its runtime was shut down. The runtime must have its
+/// time enabled. Without a Tokio runtime streams work, but have no heartbeats.
 ///
 /// # Example
 ///
