@@ -30,10 +30,29 @@
 //! open for as long as a clone of its connection is kept somewhere. Any part of the program finds
 //! the streams that are open in a registry, [`Connections`].
 //!
+//! Or events are published to topics, and streams subscribe to them: a [`Broker`] keeps the latest
+//! events of each topic, and a client that comes back misses nothing, or is told.
+//!
+//! ```
+//! use tower_sse::{Broker, Event, SseConnection};
+//!
+//! async fn orders(broker: Broker, sse: SseConnection) -> Result<(), tower_sse::Error> {
+//!     broker.subscribe(&sse, ["orders", "alerts"]).await?.live();
+//!     Ok(()) // the stream goes on: it has subscriptions
+//! }
+//!
+//! async fn place_order(broker: &Broker, number: u64) -> Result<(), tower_sse::Error> {
+//!     broker.publish("orders", Event::json("placed", &number)?).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
 //! - [`layer`]: which requests become streams, when a stream starts, and how it is declined; what
 //!   goes outside the layer and what inside.
 //! - [`connection`]: the life of a connection, its outbox, the registry.
 //! - [`event`]: what goes over the wire, and a parser for it.
+//! - [`broker`]: topics, replay, the places that clients come back with, slow consumers.
+//! - [`backplane`]: the log behind a broker, and what an implementation of one guarantees.
 //!
 //! # Cancel safety
 //!
@@ -60,11 +79,11 @@
 //!
 //! # What it does not do
 //!
-//! - Keep events for clients that come back. [`SseConnection::last_event_id`] tells a client's
-//!   place; what was missed is the application's to know.
 //! - Bound how many streams are open or for how long, or end them for a shutdown.
 //!   [`Connections::close_where`] closes them.
-//! - Reach beyond its process: [`Connections`] knows the streams that were opened here.
+//! - Reach beyond its process: [`Connections`] knows the streams that were opened here, and a log in
+//!   memory ends with its process. Other logs go behind [`Backplane`](backplane::Backplane).
+//! - Keep what is sent to a connection directly, without a topic, for a client that comes back.
 //! - CORS, authentication, compression: other layers do, and work with this one.
 
 #![forbid(unsafe_code)]

@@ -15,8 +15,13 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{Empty, combinators::UnsyncBoxBody};
 use tower_sse::{
-    BoxError, CloseReason, Connections, Error, Event, SseConnection, SseLayer,
+    BoxError, Broker, BrokerError, CloseReason, Connections, Error, Event, SseConnection, SseLayer,
     axum::SseRejection,
+    backplane::{self, AppendError, AppendErrorKind, Memory, Read, Record, RecordStream, Start},
+    broker::{
+        BrokerBuilder, BrokerErrorKind, Epoch, History, Outcome, Position, Resume, SlowConsumer,
+        Subscribe, TopicError, TopicName,
+    },
     connection::{ClosedError, SendError, StreamError, TrySendError},
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
     layer::{PatternError, ResponseFuture, SseBody, SseService},
@@ -97,7 +102,24 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         EventTooLong,
         SseRejection,
     ];
-    for (name, traits) in handles.into_iter().chain(values) {
+    let of_topics = traits![
+        Broker,
+        BrokerBuilder,
+        BrokerErrorKind,
+        Epoch,
+        History,
+        Outcome,
+        Position,
+        SlowConsumer,
+        TopicError,
+        TopicName,
+        AppendErrorKind,
+        Memory,
+        Read,
+        Record,
+        Start,
+    ];
+    for (name, traits) in handles.into_iter().chain(values).chain(of_topics) {
         assert_eq!(traits, all, "{name}");
     }
 
@@ -110,10 +132,27 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         PatternError,
         ReadError,
         BoxError,
+        BrokerError,
+        AppendError,
+        backplane::ReadError,
     ];
     for (name, traits) in errors {
         assert_eq!(traits, no_clone, "{name}");
     }
+}
+
+#[test]
+fn a_subscription_may_be_held_across_threads_and_the_log_read_by_any() {
+    let found = traits![Resume, Subscribe<'static>, RecordStream];
+    let expected = [
+        ("RecordStream", "Send Unpin"),
+        ("Resume", "Send Sync Unpin"),
+        ("Subscribe<'static>", "Send Sync Unpin"),
+    ];
+    assert_eq!(
+        found,
+        expected.map(|(name, it)| (name, it.to_owned())).into()
+    );
 }
 
 #[test]
@@ -164,6 +203,14 @@ async fn the_futures_of_a_connection_may_be_spawned() {
     is_send_and_sync(sse.send(event()));
     is_send_and_sync(sse.closed());
     is_send(sse.send_all(tokio_stream::once(Ok::<_, BoxError>(event()))));
+
+    let broker = Broker::in_memory();
+    is_send(broker.publish("a", event()));
+    is_send(broker.subscribe(&sse, "a").into_future());
+    let resume = broker.subscribe(&sse, "a").await;
+    let resume = resume.expect("the connection is open");
+    is_send(resume.decided());
+    resume.live();
 
     let sent = tokio::spawn(async move { sse.send(event()).await });
     assert!(matches!(sent.await, Ok(Ok(()))));

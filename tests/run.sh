@@ -63,6 +63,10 @@ done
 step cargo test --locked --all-features --lib --tests --examples
 step cargo test --locked --all-features --doc
 
+# The broker's hand-shakes between threads, through all their interleavings.
+step cargo fmt --check --manifest-path loom/Cargo.toml
+step cargo test --locked --manifest-path loom/Cargo.toml --target-dir target
+
 export RUSTDOCFLAGS="-D warnings"
 step cargo doc --locked --no-deps --all-features
 step cargo doc --locked --no-deps

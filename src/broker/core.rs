@@ -25,6 +25,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
+    handshake::Visible,
     resume::{GapReason, Verdict},
     settings::Settings,
     subscriber::Subscriber,
@@ -35,12 +36,15 @@ use crate::{
     log::{Entry, Epoch, Position, Window},
 };
 
+/// How many entries are dropped for their age while publishers wait for the lock.
+const EXPIRED_AT_A_TIME: usize = 4096;
+
 pub(super) struct Replica {
     pub(super) settings: Settings,
     /// Whether the log may be rewritten within an epoch.
     may_be_rewritten: bool,
     /// The offset up to which entries are visible.
-    visible: AtomicU64,
+    visible: Visible,
     /// Raised whenever all subscribers may have lost something.
     losses: AtomicU64,
     /// How many events were encoded.
@@ -82,7 +86,7 @@ impl Replica {
         Self {
             settings,
             may_be_rewritten,
-            visible: AtomicU64::new(0),
+            visible: Visible::new(0),
             losses: AtomicU64::new(0),
             encodings: AtomicU64::new(0),
             log: Mutex::new(Log {
@@ -110,7 +114,7 @@ impl Replica {
     }
 
     pub(super) fn visible(&self) -> u64 {
-        self.visible.load(Ordering::Acquire)
+        self.visible.get()
     }
 
     /// Whether the log has said anything yet.
@@ -149,8 +153,8 @@ impl Replica {
             topic.is_read()
         });
         log.entries = 0;
-        log.bytes = log.topics.values().map(|topic| topic.cost()).sum();
-        self.visible.store(0, Ordering::Release);
+        log.bytes = 0;
+        self.visible.set(0);
         if !is_first {
             self.tell_all();
         }
@@ -176,7 +180,7 @@ impl Replica {
                 let head = log.head.map_or(0, |head| head.offset());
                 if position.offset() > head {
                     log.head = Some(position);
-                    self.visible.store(position.offset(), Ordering::Release);
+                    self.visible.set(position.offset());
                 }
             }
         }
@@ -196,7 +200,10 @@ impl Replica {
         log.entries += 1;
         log.bytes += entry.cost();
         let history = &self.settings.history;
-        let (entries, bytes) = topic.push(entry, history.events, history.bytes);
+        let (was_empty, entries, bytes) = topic.push(entry, history.events, history.bytes);
+        if was_empty {
+            log.bytes += topic.cost();
+        }
         log.entries -= entries;
         log.bytes -= bytes;
         if topic.is_read() && !topic.is_dirty.swap(true, Ordering::AcqRel) {
@@ -204,7 +211,7 @@ impl Replica {
         }
         log.order.push_back((topic, offset));
         log.head = Some(position);
-        self.visible.store(offset, Ordering::Release);
+        self.visible.set(offset);
 
         while log.bytes > self.settings.bytes && log.entries > 1 {
             log.drop_oldest();
@@ -233,19 +240,24 @@ impl Replica {
         }
     }
 
-    /// Drops what is older than the history's age. Gives the time until the next is.
+    /// Drops what is older than the history's age, some at a time. Gives the time until there is
+    /// more to drop.
     pub(super) fn expire(&self) -> Option<Duration> {
         let age = u64::try_from(self.settings.history.age.as_millis()).unwrap_or(u64::MAX);
         let now = self.now();
         let mut log = self.lock();
-        while let Some(time) = log.oldest_time() {
-            let expires = time.saturating_add(age);
-            if expires > now {
-                return Some(Duration::from_millis(expires - now));
+        let mut next = Some(Duration::ZERO);
+        for _ in 0..EXPIRED_AT_A_TIME {
+            let oldest = log.oldest_time().map(|time| time.saturating_add(age));
+            if oldest.is_none_or(|expires| expires > now) {
+                next = oldest.map(|expires| Duration::from_millis(expires - now));
+                break;
             }
             log.drop_oldest();
         }
-        None
+        // Nothing may be published for long: then nobody else gives the room back.
+        log.tidy();
+        next
     }
 
     fn now(&self) -> u64 {
@@ -258,24 +270,33 @@ impl Replica {
     /// Topics with subscribers to wake, and whether all of them are to be woken or those alone
     /// whose places have fallen far behind.
     pub(super) fn take_dirty(&self) -> Vec<(Arc<Topic>, bool)> {
+        // The marks are taken off under the lock: an append that finds one is before this pass as a
+        // whole, so that the pass wakes for it.
         let mut log = self.lock();
         let dirty = mem::take(&mut log.dirty);
         let wakes_all = self.wakes_all.swap(false, Ordering::AcqRel);
+        let unmark = |topic: &Topic| topic.is_dirty.swap(false, Ordering::AcqRel);
         if self.sweeps.swap(false, Ordering::AcqRel) || wakes_all {
-            let topics = log.topics.values().map(Arc::clone);
-            let is_meant = |topic: &Topic| wakes_all || topic.is_dirty.load(Ordering::Acquire);
-            return topics
-                .map(|topic| (Arc::clone(&topic), is_meant(&topic)))
-                .collect();
+            // Not those without readers: they may be many.
+            let of_topic = |topic: &Arc<Topic>| {
+                let is_meant = unmark(topic) || wakes_all;
+                topic.is_read().then(|| (Arc::clone(topic), is_meant))
+            };
+            return log.topics.values().filter_map(of_topic).collect();
         }
-        dirty.into_iter().map(|topic| (topic, true)).collect()
+        let unmarked = dirty.into_iter().inspect(|topic| {
+            unmark(topic);
+        });
+        unmarked.map(|topic| (topic, true)).collect()
     }
 
     /// Whether there is somebody to wake.
     pub(super) fn is_dirty(&self) -> bool {
+        // Marks are made under the lock, and a task that ends looks after saying so.
+        let log = self.lock();
         self.wakes_all.load(Ordering::Acquire)
             || self.sweeps.load(Ordering::Acquire)
-            || !self.lock().dirty.is_empty()
+            || !log.dirty.is_empty()
     }
 
     pub(super) fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
@@ -333,7 +354,6 @@ impl Log {
             return Arc::clone(topic);
         }
         let topic = Arc::new(Topic::new(name.clone()));
-        self.bytes += topic.cost();
         self.topics.insert(name.clone(), Arc::clone(&topic));
         topic
     }
@@ -357,7 +377,6 @@ impl Log {
             .is_some_and(|it| Arc::ptr_eq(it, topic));
         if is_it {
             self.floor = self.floor.max(lost);
-            self.bytes -= topic.cost();
             self.topics.remove(topic.name.as_str());
             if self.topics.len() < self.topics.capacity() / 4 && self.topics.capacity() > 64 {
                 self.topics.shrink_to_fit();
@@ -376,6 +395,7 @@ impl Log {
                 let is_empty = ring.len() == 0;
                 drop(ring);
                 if is_empty {
+                    self.bytes -= topic.cost();
                     self.forget_if_idle(&topic);
                 }
                 return;

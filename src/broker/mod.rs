@@ -49,11 +49,13 @@
 
 mod core;
 mod error;
+mod handshake;
 mod reading;
 mod resume;
 mod settings;
 mod subscribe;
 mod subscriber;
+mod sync;
 mod topic;
 
 pub use self::{
@@ -67,7 +69,12 @@ pub use crate::{
     log::{Epoch, Position},
 };
 
-use std::{fmt, sync::Arc, sync::atomic::Ordering};
+use std::{
+    fmt,
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering},
+    task::{Poll, ready},
+};
 
 use self::{reading::Core, settings::Settings};
 use crate::{
@@ -100,7 +107,8 @@ impl BrokerBuilder {
     }
 
     /// Bounds what all topics keep together: 64 MiB by default. The oldest events go first,
-    /// whosever they are. An event counts with its frame and 128 bytes more.
+    /// whosever they are. An event counts with its frame and 128 bytes more, and each topic that
+    /// keeps any with its name and 512 bytes.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.settings.bytes = bytes;
         self
@@ -192,9 +200,15 @@ impl Broker {
         if !self.core.replica.has_head() {
             self.core.read();
         }
-        let publishing = self.core.publishing();
         let record = Record::new(topic, event.into_lines());
-        let position = self.core.backplane.append(record).await?;
+        let mut append = self.core.backplane.append(record);
+        // Marked as publishing only while it runs: what others publish does not wait for it.
+        let appended = poll_fn(|cx| {
+            let publishing = self.core.publishing();
+            let appended = ready!(append.as_mut().poll(cx));
+            Poll::Ready(appended.map(|position| (position, publishing)))
+        });
+        let (position, publishing) = appended.await?;
         self.core.read();
         drop(publishing);
         Ok(position)

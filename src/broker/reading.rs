@@ -3,7 +3,7 @@
 //! 1. Whoever holds the reading polls the log's stream; there is one at a time. A publisher does it
 //!    itself after its append, so that its event is visible at once and no task has to be woken for
 //!    it; otherwise the broker's task does.
-//! 2. The stream's waker sets `is_dirty`. Whoever lets the reading go looks at it once more, so
+//! 2. The stream's waker sets `dirty`. Whoever lets the reading go looks at it once more, so
 //!    that nothing stays unread because the reading was held.
 //! 3. Subscribers are woken by the broker's task alone, which lets publishers that are ready go
 //!    first: what they append meanwhile goes out with the same write.
@@ -12,7 +12,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, TryLockError, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{core::Replica, settings::Settings, topic::Topic};
+use super::{core::Replica, handshake::Dirty, settings::Settings, topic::Topic};
 use crate::{
     backplane::{Backplane, Read, ReadError, RecordStream, Start},
     log::Position,
@@ -65,9 +65,8 @@ enum State {
 }
 
 /// What the log's stream wakes.
-#[derive(Default)]
 struct Signal {
-    is_dirty: AtomicBool,
+    dirty: Dirty,
     /// Publishers that will read by themselves.
     publishing: AtomicUsize,
     task: Notify,
@@ -79,7 +78,7 @@ impl Wake for Signal {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.is_dirty.store(true, Ordering::SeqCst);
+        self.dirty.mark();
         if self.publishing.load(Ordering::SeqCst) == 0 {
             self.task.notify_one();
         }
@@ -93,7 +92,7 @@ impl Drop for Publishing<'_> {
     fn drop(&mut self) {
         self.0.publishing.fetch_sub(1, Ordering::SeqCst);
         // Where its reading was cut short, the task has to do it.
-        if self.0.is_dirty.load(Ordering::SeqCst) {
+        if self.0.dirty.is_marked() {
             self.0.task.notify_one();
         }
     }
@@ -111,7 +110,11 @@ impl Core {
                 is_rewritten: false,
                 failures: 0,
             }),
-            signal: Arc::default(),
+            signal: Arc::new(Signal {
+                dirty: Dirty::new(),
+                publishing: AtomicUsize::new(0),
+                task: Notify::new(),
+            }),
             progress: Notify::new(),
             task: Mutex::new(None),
             has_task: Arc::default(),
@@ -137,20 +140,9 @@ impl Core {
         let waker = Waker::from(Arc::clone(&self.signal));
         let mut cx = Context::from_waker(&waker);
         let mut has_read = false;
-        loop {
-            let mut reading = match self.reading.try_lock() {
-                Ok(reading) => reading,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                // Whoever holds it looks at the signal again.
-                Err(TryLockError::WouldBlock) => break,
-            };
-            self.signal.is_dirty.store(false, Ordering::SeqCst);
+        self.signal.dirty.pump(&self.reading, |reading| {
             has_read |= reading.poll(self, &mut cx);
-            drop(reading);
-            if !self.signal.is_dirty.load(Ordering::SeqCst) {
-                break;
-            }
-        }
+        });
         if has_read {
             self.progress.notify_waiters();
         }
@@ -189,10 +181,14 @@ impl Core {
         if self.has_task.load(Ordering::Acquire) {
             self.signal.task.notify_one();
         } else {
-            let mut pass = Pass::new(&self.replica);
-            while pass.step() {}
-            self.decide_pending();
+            self.wake_here();
         }
+    }
+
+    fn wake_here(&self) {
+        let mut pass = Pass::new(&self.replica);
+        while pass.step() {}
+        self.decide_pending();
     }
 
     /// Sees to it that there is a task, where there is a runtime to spawn it on.
@@ -205,8 +201,11 @@ impl Core {
         };
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.has_task.swap(true, Ordering::AcqRel) {
-            let guard = TaskGuard(Arc::clone(&self.has_task));
             let core = Arc::downgrade(self);
+            let guard = TaskGuard {
+                has_task: Arc::clone(&self.has_task),
+                core: Weak::clone(&core),
+            };
             let spawned = runtime.spawn(run(core, Arc::clone(&self.signal), guard));
             *task = Some(spawned.abort_handle());
         }
@@ -315,6 +314,9 @@ impl Reading {
     }
 }
 
+/// How many topics a step of waking looks at.
+const TOPICS_AT_A_TIME: usize = 64;
+
 /// One round of waking, in steps.
 struct Pass {
     topics: Vec<(Arc<Topic>, bool)>,
@@ -324,13 +326,8 @@ struct Pass {
 
 impl Pass {
     fn new(replica: &Replica) -> Self {
-        let topics = replica.take_dirty();
-        for (topic, _) in &topics {
-            // What comes from here on needs another pass.
-            topic.is_dirty.store(false, Ordering::Release);
-        }
         Self {
-            topics,
+            topics: replica.take_dirty(),
             from: 0,
             wakers: Vec::new(),
         }
@@ -338,12 +335,16 @@ impl Pass {
 
     /// Wakes some. Tells whether there are more.
     fn step(&mut self) -> bool {
-        let Some((topic, all)) = self.topics.last() else {
-            return false;
-        };
-        let next = topic.take_wakers(self.from, *all, &mut self.wakers);
-        self.from = next.unwrap_or(0);
-        if next.is_none() {
+        // Topics with few subscribers share a step.
+        for _ in 0..TOPICS_AT_A_TIME {
+            let Some((topic, all)) = self.topics.last() else {
+                break;
+            };
+            let next = topic.take_wakers(self.from, *all, &mut self.wakers);
+            self.from = next.unwrap_or(0);
+            if next.is_some() {
+                break;
+            }
             self.topics.pop();
         }
         for waker in self.wakers.drain(..) {
@@ -354,11 +355,19 @@ impl Pass {
 }
 
 /// Notes the end of the task, also when its runtime is shut down.
-struct TaskGuard(Arc<AtomicBool>);
+struct TaskGuard {
+    has_task: Arc<AtomicBool>,
+    core: Weak<Core>,
+}
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.has_task.store(false, Ordering::Release);
+        // Publishers that were before this have left their subscribers to the task.
+        if let Some(core) = self.core.upgrade() {
+            core.read_now();
+            core.wake_here();
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     any::Any,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
 };
@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use super::{
     core::Replica,
+    handshake::Armed,
     reading::Core,
     resume::{GapReason, Outcome, Verdict},
     settings::SlowConsumer,
@@ -38,7 +39,7 @@ pub(super) struct Subscriber {
     _core: Arc<Core>,
     connection: SourceWaker,
     /// The body sleeps, and is to be woken.
-    is_armed: AtomicBool,
+    armed: Armed,
     /// How many topics there are.
     topics: AtomicUsize,
     /// The offset of the last id that was given, as the cursors have it.
@@ -100,7 +101,7 @@ impl Subscriber {
             replica,
             _core: Arc::clone(core),
             connection,
-            is_armed: AtomicBool::new(false),
+            armed: Armed::new(),
             topics: AtomicUsize::new(0),
             given: AtomicU64::new(0),
             state: Mutex::new(Cursors {
@@ -125,7 +126,7 @@ impl Subscriber {
     /// The waker of the body, if it sleeps.
     pub(super) fn take_waker(&self) -> Option<Waker> {
         // Most of those that are awake are passed over without their lock.
-        if self.is_armed.swap(false, Ordering::SeqCst) {
+        if self.armed.take() {
             self.connection.take()
         } else {
             None
@@ -334,14 +335,13 @@ impl Source for Subscriber {
     }
 
     fn arm(&self) {
-        self.is_armed.store(true, Ordering::SeqCst);
-        // What is pulled after this was made visible before it, or its appender sees the flag.
-        fence(Ordering::SeqCst);
+        self.armed.arm();
     }
 
     fn welcome_id(&self) -> Option<String> {
         let mut cursors = self.lock();
-        if !cursors.place_in_welcome {
+        // A gap comes first: whoever is cut after the welcome alone must be told again.
+        if !cursors.place_in_welcome || cursors.gap.is_some() {
             return None;
         }
         let place = cursors.place?;

@@ -46,7 +46,7 @@ impl Topic {
         }
     }
 
-    /// What it counts against the broker's bound in bytes, besides its entries.
+    /// What it counts against the broker's bound in bytes, besides its entries, while it has any.
     pub(super) fn cost(&self) -> usize {
         512 + self.name.as_str().len()
     }
@@ -61,16 +61,16 @@ impl Topic {
         self.ring.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends an entry, and drops what is over these bounds. Gives how many entries and bytes it
-    /// has dropped.
-    pub(super) fn push(&self, entry: Entry, events: usize, bytes: usize) -> (usize, usize) {
-        let mut dropped = (0, 0);
+    /// Appends an entry, and drops what is over these bounds. Tells whether it was empty before, and
+    /// how many entries and bytes it has dropped.
+    pub(super) fn push(&self, entry: Entry, events: usize, bytes: usize) -> (bool, usize, usize) {
         let mut ring = self.ring_mut();
+        let mut dropped = (ring.len() == 0, 0, 0);
         ring.push(entry);
         while ring.len() > events || (ring.bytes() > bytes && ring.len() > 1) {
             if let Some(entry) = ring.pop() {
-                dropped.0 += 1;
-                dropped.1 += entry.cost();
+                dropped.1 += 1;
+                dropped.2 += entry.cost();
             }
         }
         self.end.store(ring.end(), Ordering::Release);
@@ -138,7 +138,7 @@ impl Topic {
         wakers: &mut Vec<Waker>,
     ) -> Option<usize> {
         let subscribers = self.lock();
-        let end = from + CHUNK;
+        let end = (from + CHUNK).min(subscribers.capacity());
         for key in from..end {
             let subscriber = subscribers.get(key);
             if let Some(subscriber) = subscriber.filter(|it| all || it.is_far_behind()) {

@@ -1,0 +1,262 @@
+use axum::{
+    body::{Body, to_bytes},
+    http::{Method, Request},
+};
+use tower::ServiceExt;
+use tower_sse::{
+    event::MessageEvent,
+    test_util::{self, EventReader},
+};
+
+use super::*;
+
+type TestResult<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+async fn ask(
+    app: &Router,
+    method: Method,
+    path: &str,
+    body: impl Into<Body>,
+) -> TestResult<(StatusCode, String)> {
+    let request = Request::builder().method(method).uri(path);
+    let response = app.clone().oneshot(request.body(body.into())?).await?;
+    let status = response.status();
+    let body = to_bytes(response.into_body(), 1 << 20).await?;
+    Ok((status, String::from_utf8(body.into())?))
+}
+
+/// Publishes, and gives the event's id.
+async fn publish(app: &Router, path: &str, body: &str) -> TestResult<String> {
+    let (status, answer) = ask(app, Method::POST, path, body.to_owned()).await?;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let answer: Value = serde_json::from_str(&answer)?;
+    Ok(answer["id"]
+        .as_str()
+        .ok_or("the answer has no id")?
+        .to_owned())
+}
+
+/// Opens a stream, reads its welcome and gives the uuid in it.
+async fn open(app: &Router, path: &str) -> TestResult<(EventReader, String)> {
+    let request = Request::get(path).body(Body::empty())?;
+    let response = test_util::open(app.clone(), request).await?;
+    assert_eq!(response.status(), StatusCode::OK);
+    let mut events = response.into_body();
+    let welcome = events.event().await?;
+    assert_eq!(welcome.event_type, "welcome");
+    let data: Value = serde_json::from_str(&welcome.data)?;
+    let uuid = data["uuid"].as_str().ok_or("the welcome has no uuid")?;
+    Ok((events, uuid.to_owned()))
+}
+
+/// The next event of a topic, as `name:data`.
+async fn next(events: &mut EventReader) -> TestResult<String> {
+    loop {
+        let MessageEvent {
+            event_type, data, ..
+        } = events.event().await?;
+        if event_type != "position" {
+            return Ok(format!("{event_type}:{data}"));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_reaches_the_streams_of_its_topic_alone() -> TestResult {
+    let app = app(10);
+    let (mut both, _) = open(&app, "/events?topic=news&topic=a%20b%2Fc").await?;
+    let (mut other, _) = open(&app, "/events?topic=weather").await?;
+
+    publish(&app, "/topics/news", "first\nsecond line").await?;
+    publish(&app, "/topics/a%20b%2Fc?event=placed", "").await?;
+    let id = publish(&app, "/topics/weather", "rain").await?;
+
+    assert_eq!(next(&mut both).await?, "message:first\nsecond line");
+    assert_eq!(next(&mut both).await?, "placed:");
+    assert_eq!(next(&mut other).await?, "message:rain");
+    assert_eq!(other.last_event_id(), id);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_published_is_refused_with_a_text_that_says_why() -> TestResult {
+    let app = app(10);
+    let long_topic = format!("/topics/{}", "x".repeat(257));
+    let too_long = vec![b'x'; MAX_BODY + 1];
+    for (path, body, status, text) in [
+        (
+            "/topics/a?event=welcome",
+            vec![],
+            400,
+            r#""welcome" is that of a control event"#,
+        ),
+        (
+            "/topics/a?event=gap",
+            vec![],
+            400,
+            r#""gap" is that of a control event"#,
+        ),
+        (
+            "/topics/a?event=position",
+            vec![],
+            400,
+            r#""position" is that of a control event"#,
+        ),
+        ("/topics/a?event=two%0Alines", vec![], 400, "event type"),
+        ("/topics/a?event=x&event=y", vec![], 400, "duplicate field"),
+        (
+            &*long_topic,
+            vec![],
+            400,
+            "topic name has 257 bytes: it takes 1 to 256",
+        ),
+        ("/topics/%FF", vec![], 400, "UTF-8"),
+        ("/topics/a", b"\xFF".to_vec(), 400, "UTF-8"),
+        ("/topics/a", too_long, 413, "at most 65536 bytes"),
+    ] {
+        let (found, answer) = ask(&app, Method::POST, path, body).await?;
+        assert_eq!(found, status, "{path}: {answer}");
+        assert!(answer.contains(text), "{path}: {answer}");
+    }
+    let (_, stats) = ask(&app, Method::GET, "/stats", "").await?;
+    let stats: Value = serde_json::from_str(&stats)?;
+    assert_eq!(stats["published"], 0);
+
+    publish(&app, "/topics/a", &"x".repeat(MAX_BODY)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_of_no_topic_is_refused() -> TestResult {
+    let app = app(10);
+    for (path, text) in [
+        ("/events", "at least one topic"),
+        ("/events?lastEventId=x", "at least one topic"),
+        ("/events?topic=", "topic name has 0 bytes"),
+        ("/events?topic=a&topic=", "topic name has 0 bytes"),
+    ] {
+        let (status, answer) = ask(&app, Method::GET, path, "").await?;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(answer.contains(text), "{path}: {answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_topics_of_a_live_stream_can_be_changed() -> TestResult {
+    let app = app(10);
+    publish(&app, "/topics/b", "before").await?;
+    let (mut events, uuid) = open(&app, "/events?topic=a").await?;
+    let b = format!("/connections/{uuid}/topics/b");
+
+    let (status, _) = ask(&app, Method::POST, &b, "").await?;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    publish(&app, "/topics/b", "1").await?;
+    assert_eq!(next(&mut events).await?, "message:1");
+
+    let (status, _) = ask(&app, Method::DELETE, &b, "").await?;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    publish(&app, "/topics/b", "2").await?;
+    publish(&app, "/topics/a", "3").await?;
+    assert_eq!(next(&mut events).await?, "message:3");
+
+    let a = format!("/connections/{uuid}/topics/a");
+    ask(&app, Method::DELETE, &a, "").await?;
+    events.end().await?;
+
+    let unknown = "/connections/7/topics/b";
+    for (method, path) in [
+        (Method::POST, &*b),
+        (Method::DELETE, &*b),
+        (Method::POST, unknown),
+        (Method::DELETE, unknown),
+        (Method::DELETE, "/connections/7"),
+    ] {
+        let (status, answer) = ask(&app, method, path, "").await?;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
+        assert!(answer.contains("no connection"), "{path}: {answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_cut_comes_back_and_misses_nothing() -> TestResult {
+    let app = app(10);
+    let (mut events, uuid) = open(&app, "/events?topic=a").await?;
+    publish(&app, "/topics/a", "1").await?;
+    assert_eq!(next(&mut events).await?, "message:1");
+
+    let (status, _) = ask(&app, Method::DELETE, &format!("/connections/{uuid}"), "").await?;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    events.end().await?;
+    publish(&app, "/topics/a", "2").await?;
+
+    let path = format!("/events?topic=a&lastEventId={}", events.last_event_id());
+    let (mut events, _) = open(&app, &path).await?;
+    publish(&app, "/topics/a", "3").await?;
+    assert_eq!(next(&mut events).await?, "message:2");
+    assert_eq!(next(&mut events).await?, "message:3");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_away_for_longer_than_the_history_is_told() -> TestResult {
+    let app = app(2);
+    let id = publish(&app, "/topics/a", "1").await?;
+    for text in ["2", "3", "4"] {
+        publish(&app, "/topics/a", text).await?;
+    }
+    let (mut events, _) = open(&app, &format!("/events?topic=a&lastEventId={id}")).await?;
+    let gap = next(&mut events).await?;
+    assert_eq!(gap, r#"gap:{"reason":"evicted","missed":null}"#);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_figures_count_streams_topics_and_events() -> TestResult {
+    let app = app(7);
+    let (_one, _) = open(&app, "/events?topic=a&topic=b").await?;
+    let (_two, _) = open(&app, "/events?topic=a").await?;
+    publish(&app, "/topics/a", "1").await?;
+    publish(&app, "/topics/c", "2").await?;
+    let (status, stats) = ask(&app, Method::GET, "/stats", "").await?;
+    assert_eq!(status, StatusCode::OK);
+    let expected = json!({ "connections": 2, "topics": 3, "published": 2, "history": 7 });
+    assert_eq!(serde_json::from_str::<Value>(&stats)?, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_page_and_its_script_are_served_as_what_they_are() -> TestResult {
+    for (path, expected) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/page.js", "text/javascript; charset=utf-8"),
+    ] {
+        let request = Request::get(path).body(Body::empty())?;
+        let response = app(1).oneshot(request).await?;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["content-type"], expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_command_line_is_read_or_refused_with_a_reason() {
+    let parse = |line: &str| Options::parse(line.split_whitespace().map(str::to_owned));
+    let options = parse("").unwrap();
+    assert_eq!(options.listen.to_string(), "127.0.0.1:3000");
+    assert_eq!(options.history, 1000);
+    let options = parse("--history 5 --listen [::1]:80").unwrap();
+    assert_eq!(options.listen.to_string(), "[::1]:80");
+    assert_eq!(options.history, 5);
+    for (line, text) in [
+        ("--history 0", "0 is no number from 1 on"),
+        ("--history many", "many is no number from 1 on"),
+        ("--listen 3000", "3000 is no address"),
+        ("--listen", "--listen needs a value"),
+        ("--port 1", "--port is unknown; usage: hub"),
+    ] {
+        let error = parse(line).unwrap_err();
+        assert!(error.contains(text), "{line}: {error}");
+    }
+}
