@@ -116,14 +116,14 @@ impl Drop for Server {
     }
 }
 
+/// Where the process that has it in its environment is to serve.
 const ADDRESS: &str = "TOWER_SSE_TEST_ADDRESS";
 
-#[tokio::test]
-#[ignore = "a server, for the tests that start it as a process of its own"]
-async fn serves_until_its_input_ends() {
-    let Ok(address) = env::var(ADDRESS) else {
-        return;
-    };
+/// The test that such a process is started with: it serves in its place.
+const NEW_PROCESS: &str = "clients_of_a_new_process_are_told_of_a_gap_and_go_on";
+
+/// What a process of its own does in place of the test: it serves until its input ends.
+async fn serve_until_input_ends(address: &str) {
     let listener = bind(address.parse().unwrap()).await;
     println!("\nserving at {}", listener.local_addr().unwrap());
     let app = app(&Broker::in_memory(), &Places::default());
@@ -140,8 +140,7 @@ async fn serves_until_its_input_ends() {
 async fn start_process(address: SocketAddr) -> (Child, SocketAddr) {
     let mut command = Command::new(env::current_exe().unwrap());
     let mut child = command
-        .args(["serves_until_its_input_ends", "--exact", "--ignored"])
-        .arg("--nocapture")
+        .args([NEW_PROCESS, "--exact", "--nocapture"])
         .env(ADDRESS, address.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -295,6 +294,9 @@ async fn clients_of_a_quiet_topic_beside_a_busy_one_come_back_exactly() {
 /// A memory broker's log is gone with its process.
 #[tokio::test]
 async fn clients_of_a_new_process_are_told_of_a_gap_and_go_on() {
+    if let Ok(address) = env::var(ADDRESS) {
+        return serve_until_input_ends(&address).await;
+    }
     let publisher = reqwest::Client::builder().no_proxy().build().unwrap();
     for client in CLIENTS {
         let (mut process, address) = start_process(any_port()).await;

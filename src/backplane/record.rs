@@ -61,6 +61,14 @@ impl TryFrom<&String> for TopicName {
     }
 }
 
+impl TryFrom<&&str> for TopicName {
+    type Error = TopicError;
+
+    fn try_from(name: &&str) -> Result<Self, TopicError> {
+        (*name).try_into()
+    }
+}
+
 impl From<&Self> for TopicName {
     fn from(name: &Self) -> Self {
         name.clone()

@@ -354,6 +354,13 @@ impl Pass {
     }
 }
 
+/// What a task that is ended between two steps still owes.
+impl Drop for Pass {
+    fn drop(&mut self) {
+        while self.step() {}
+    }
+}
+
 /// Notes the end of the task, also when its runtime is shut down.
 struct TaskGuard {
     has_task: Arc<AtomicBool>,

@@ -137,6 +137,12 @@ impl Batch {
             self.merged.reserve_exact((size * 4).min(MERGED).max(size));
             self.merged.extend_from_slice(&first);
         }
+        let size = self.merged.len() + frame.len();
+        if size > self.merged.capacity() {
+            // By doubling, but not past what a merged frame can need.
+            let grown = (2 * size).min(MERGED).max(size);
+            self.merged.reserve_exact(grown - self.merged.len());
+        }
         self.merged.extend_from_slice(&frame);
     }
 
