@@ -211,6 +211,10 @@ impl EventReader {
     }
 
     /// What the client would send as `Last-Event-ID` if it came back now.
+    ///
+    /// Now is after the last frame that was read, which may hold more events than
+    /// [`event`](Self::event) has given: to cut a client behind a certain event, take that event's
+    /// own [`last_event_id`](MessageEvent::last_event_id).
     pub fn last_event_id(&self) -> &str {
         self.decoder.last_event_id()
     }

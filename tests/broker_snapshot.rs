@@ -309,3 +309,47 @@ async fn the_place_can_come_in_the_address() {
         assert_eq!(resume.outcome(), expected);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_the_server_names_does_not_take_the_clients_own_back() {
+    for is_client_first in [true, false] {
+        for sends_between in [true, false] {
+            let broker = Broker::in_memory();
+            let start = publish(&broker, "b", "1").await;
+            publish(&broker, "b", "2").await;
+            publish(&broker, "a", "3").await;
+            publish(&broker, "b", "4").await;
+            let own = publish(&broker, "a", "5").await.to_string();
+            publish(&broker, "a", "6").await;
+            let to = broker.clone();
+            let events = answered(layer(), Some(&own), move |sse| {
+                let broker = to.clone();
+                async move {
+                    if !is_client_first {
+                        let _ = broker.subscribe(&sse, "b").from(&start).await.unwrap();
+                    }
+                    let resume = broker.subscribe(&sse, "a").await.unwrap();
+                    assert!(resume.is_exact());
+                    if sends_between {
+                        sse.send(Event::message("sent")).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                    if is_client_first {
+                        let _ = broker.subscribe(&sse, "b").from(&start).await.unwrap();
+                    }
+                    resume.live();
+                }
+            });
+            let mut got = next(&mut events.await, if sends_between { 5 } else { 4 }).await;
+            got.retain(|(_, data, _)| data != "sent");
+            // At no point is the client's place before the one that it came with.
+            let expected = [
+                event("welcome", "", 5),
+                event("message", "2", 5),
+                event("message", "4", 5),
+                event("message", "6", 6),
+            ];
+            assert_eq!(got, expected, "{is_client_first} {sends_between}");
+        }
+    }
+}

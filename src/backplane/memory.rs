@@ -40,6 +40,8 @@ struct Log {
 struct State {
     records: VecDeque<(Position, Record)>,
     head: Position,
+    /// The last record that was dropped, or the place before the first.
+    dropped: Position,
     /// How many records are kept for later readers.
     retained: usize,
     readers: Slab<Place>,
@@ -66,12 +68,14 @@ impl Memory {
     /// the oldest, and is told.
     pub fn with_window(records: usize) -> Self {
         let epoch = Epoch::new(fastrand::u64(..));
+        let start = Position::new(epoch, 0, 0);
         Self {
             log: Arc::new(Log {
                 epoch,
                 state: Mutex::new(State {
                     records: VecDeque::new(),
-                    head: Position::new(epoch, 0, 0),
+                    head: start,
+                    dropped: start,
                     retained: records,
                     readers: Slab::new(),
                 }),
@@ -176,7 +180,9 @@ impl State {
             if !is_read && self.records.len() <= self.retained.max(BACKLOG) {
                 return;
             }
-            self.records.pop_front();
+            if let Some((position, _)) = self.records.pop_front() {
+                self.dropped = position;
+            }
         }
     }
 
@@ -201,9 +207,7 @@ impl Stream for Reader {
         let next = state.readers[self.key].offset + 1;
         if next < first {
             state.readers[self.key].offset = first - 1;
-            // The tag of a record that is gone is nobody's to know.
-            let lost = Position::new(self.log.epoch, first - 1, 0);
-            return Poll::Ready(Some(Ok(Read::Lost(lost))));
+            return Poll::Ready(Some(Ok(Read::Lost(state.dropped))));
         }
         let at = usize::try_from(next - first).unwrap_or(usize::MAX);
         if let Some((position, record)) = state.records.get(at).cloned() {

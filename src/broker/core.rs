@@ -12,7 +12,6 @@
 //!    subscribers, a connection.
 
 use std::{
-    collections::{HashMap, VecDeque},
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -28,7 +27,7 @@ use super::{
     handshake::Visible,
     resume::{GapReason, Verdict},
     settings::Settings,
-    subscriber::Subscriber,
+    store::Store,
     topic::Topic,
 };
 use crate::{
@@ -47,37 +46,17 @@ pub(super) struct Replica {
     visible: Visible,
     /// Raised whenever all subscribers may have lost something.
     losses: AtomicU64,
+    /// How many logs there have been, one after the other.
+    lives: AtomicU64,
     /// How many events were encoded.
     pub(super) encodings: AtomicU64,
     /// Guards everything that is known of the log, and the index of topics.
-    log: Mutex<Log>,
+    log: Mutex<Store>,
     /// The next pass wakes everybody: there is something to tell that is no event.
     wakes_all: AtomicBool,
     /// The next pass wakes those whose places have fallen far behind.
     sweeps: AtomicBool,
     epoch_start: Instant,
-}
-
-pub(super) struct Log {
-    /// None until the first word from the log.
-    pub(super) head: Option<Position>,
-    /// The place up to which the log has to be read before anything can be said of gaps.
-    pub(super) window_end: Option<Position>,
-    pub(super) is_window_read: bool,
-    window: Window,
-    floor: u64,
-    topics: HashMap<TopicName, Arc<Topic>>,
-    /// All entries, in the order in which they came: the oldest is dropped first. Entries that
-    /// their own topics have dropped stay here for a while.
-    order: VecDeque<(Arc<Topic>, u64)>,
-    entries: usize,
-    bytes: usize,
-    /// Topics whose subscribers are to be woken.
-    dirty: Vec<Arc<Topic>>,
-    /// Those who wait for the window to be read.
-    pub(super) undecided: Vec<Arc<Subscriber>>,
-    /// Where the last look at all subscribers' places was.
-    last_sweep: u64,
 }
 
 impl Replica {
@@ -88,28 +67,16 @@ impl Replica {
             may_be_rewritten,
             visible: Visible::new(0),
             losses: AtomicU64::new(0),
+            lives: AtomicU64::new(0),
             encodings: AtomicU64::new(0),
-            log: Mutex::new(Log {
-                head: None,
-                window_end: None,
-                is_window_read: false,
-                window,
-                floor: 0,
-                topics: HashMap::new(),
-                order: VecDeque::new(),
-                entries: 0,
-                bytes: 0,
-                dirty: Vec::new(),
-                undecided: Vec::new(),
-                last_sweep: 0,
-            }),
+            log: Mutex::new(Store::new(window)),
             wakes_all: AtomicBool::new(false),
             sweeps: AtomicBool::new(false),
             epoch_start: Instant::now(),
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Log> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Store> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -126,6 +93,17 @@ impl Replica {
         self.losses.load(Ordering::Acquire)
     }
 
+    /// Read after `losses`, which is raised later.
+    pub(super) fn lives(&self) -> u64 {
+        self.lives.load(Ordering::Acquire)
+    }
+
+    /// The place before the first record of the log as it is now.
+    pub(super) fn start(&self) -> Option<Position> {
+        let head = self.lock().head?;
+        Some(Position::new(head.epoch(), 0, 0))
+    }
+
     // ===== the appender =====
 
     /// The log was opened, and this is its head. If it is another one than before, or has been
@@ -140,7 +118,7 @@ impl Replica {
         self.settle(&mut log);
     }
 
-    fn reset(&self, log: &mut Log, epoch: Epoch) {
+    fn reset(&self, log: &mut Store, epoch: Epoch) {
         let is_first = log.head.is_none();
         log.head = Some(Position::new(epoch, 0, 0));
         log.window = Window::after(0, self.settings.window);
@@ -156,6 +134,7 @@ impl Replica {
         log.bytes = 0;
         self.visible.set(0);
         if !is_first {
+            self.lives.fetch_add(1, Ordering::AcqRel);
             self.tell_all();
         }
     }
@@ -187,7 +166,7 @@ impl Replica {
         self.settle(&mut log);
     }
 
-    fn append(&self, log: &mut Log, position: Position, record: &Record) {
+    fn append(&self, log: &mut Store, position: Position, record: &Record) {
         let offset = position.offset();
         let entry = Entry {
             offset,
@@ -230,7 +209,7 @@ impl Replica {
     }
 
     /// Notes when the window has been read.
-    fn settle(&self, log: &mut Log) {
+    fn settle(&self, log: &mut Store) {
         let (Some(head), Some(end)) = (log.head, log.window_end) else {
             return;
         };
@@ -311,7 +290,7 @@ impl Replica {
     /// What a client at this place gets of these topics.
     pub(super) fn judge(
         &self,
-        log: &Log,
+        log: &Store,
         topics: &[Arc<Topic>],
         from: Option<Position>,
     ) -> Verdict {
@@ -331,7 +310,7 @@ impl Replica {
     }
 
     /// Whether a place is one of this log, as far as can be known.
-    fn knows(&self, log: &Log, place: &Position, topics: &[Arc<Topic>]) -> bool {
+    fn knows(&self, log: &Store, place: &Position, topics: &[Arc<Topic>]) -> bool {
         let of_topics = || {
             topics
                 .iter()
@@ -343,89 +322,6 @@ impl Replica {
             // Its own position of the empty log.
             None if place.offset() == 0 => place.tag() == 0,
             None => !self.may_be_rewritten,
-        }
-    }
-}
-
-impl Log {
-    /// The topic of this name, made if there is none.
-    pub(super) fn topic_or_new(&mut self, name: &TopicName) -> Arc<Topic> {
-        if let Some(topic) = self.topics.get(name.as_str()) {
-            return Arc::clone(topic);
-        }
-        let topic = Arc::new(Topic::new(name.clone()));
-        self.topics.insert(name.clone(), Arc::clone(&topic));
-        topic
-    }
-
-    /// The offset up to which a topic may have lost something.
-    fn lost(&self, topic: &Topic) -> u64 {
-        topic.ring().lost().max(self.floor)
-    }
-
-    /// Lets go of a topic that has neither entries nor subscribers.
-    pub(super) fn forget_if_idle(&mut self, topic: &Arc<Topic>) {
-        let ring = topic.ring();
-        if ring.len() > 0 || topic.subscribers() > 0 {
-            return;
-        }
-        let lost = ring.lost();
-        drop(ring);
-        let is_it = self
-            .topics
-            .get(topic.name.as_str())
-            .is_some_and(|it| Arc::ptr_eq(it, topic));
-        if is_it {
-            self.floor = self.floor.max(lost);
-            self.topics.remove(topic.name.as_str());
-            if self.topics.len() < self.topics.capacity() / 4 && self.topics.capacity() > 64 {
-                self.topics.shrink_to_fit();
-            }
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        while let Some((topic, offset)) = self.order.pop_front() {
-            let mut ring = topic.ring_mut();
-            if ring.oldest().is_some_and(|oldest| oldest.offset == offset) {
-                if let Some(entry) = ring.pop() {
-                    self.entries -= 1;
-                    self.bytes -= entry.cost();
-                }
-                let is_empty = ring.len() == 0;
-                drop(ring);
-                if is_empty {
-                    self.bytes -= topic.cost();
-                    self.forget_if_idle(&topic);
-                }
-                return;
-            }
-        }
-    }
-
-    /// Keeps the list of all entries from filling with those that their topics have dropped.
-    fn tidy(&mut self) {
-        if self.order.len() > 2 * self.entries + 1024 {
-            self.order.retain(|(topic, offset)| {
-                let ring = topic.ring();
-                ring.oldest().is_some_and(|oldest| oldest.offset <= *offset)
-            });
-        }
-        if self.order.capacity() > 1024 && self.order.len() < self.order.capacity() / 4 {
-            let room = self.order.len() * 2;
-            self.order.shrink_to(room);
-        }
-    }
-
-    fn oldest_time(&mut self) -> Option<u64> {
-        loop {
-            let (topic, offset) = self.order.front()?;
-            let ring = topic.ring();
-            if let Some(oldest) = ring.oldest().filter(|oldest| oldest.offset == *offset) {
-                return Some(oldest.time);
-            }
-            drop(ring);
-            self.order.pop_front();
         }
     }
 }

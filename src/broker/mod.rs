@@ -48,11 +48,13 @@
 //! ```
 
 mod core;
+mod cursors;
 mod error;
 mod handshake;
 mod reading;
 mod resume;
 mod settings;
+mod store;
 mod subscribe;
 mod subscriber;
 mod sync;
@@ -87,6 +89,10 @@ use crate::{
 ///
 /// It is a handle: clones name the same broker. It works for as long as a handle, or a connection
 /// that is subscribed, is left.
+///
+/// Subscribers are woken by one task for each broker, on the Tokio runtime that uses the broker
+/// first; when that runtime is shut down, on the next one. A runtime that is neither driven nor shut
+/// down (a current-thread one outside `block_on`) leaves them asleep.
 #[derive(Clone)]
 pub struct Broker {
     core: Arc<Core>,

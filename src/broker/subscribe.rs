@@ -9,9 +9,11 @@ use std::{
 
 use super::{
     Broker, BrokerError,
+    cursors::{Cursor, Cursors, Undecided},
     reading::Core,
     resume::{Outcome, Resume, SharedOutcome, Verdict},
-    subscriber::{Cursor, Cursors, Subscriber, Undecided},
+    store::Store,
+    subscriber::Subscriber,
     topic::Topic,
 };
 use crate::{
@@ -215,18 +217,14 @@ impl Subscriber {
         is_explicit: bool,
     ) -> Result<SharedOutcome, BrokerError> {
         let mut cursors = self.lock();
-        if cursors.is_detached() {
+        if cursors.is_detached {
             let reason = self.close_reason();
             drop(cursors);
             return Err(BrokerError::closed(reason));
         }
         // The place that the client came with is long past on a stream that is live.
-        let from = from.filter(|_| is_explicit || !cursors.is_live());
-        let without_ids = if cursors.is_live() {
-            cursors.last_given()
-        } else {
-            0
-        };
+        let from = from.filter(|_| is_explicit || !cursors.is_live);
+        let without_ids = cursors.last_given;
         let mut log = self.replica.lock();
         let mut topics: Vec<Arc<Topic>> = Vec::with_capacity(names.len());
         for name in names {
@@ -249,13 +247,14 @@ impl Subscriber {
         self.count(&cursors);
 
         if log.is_window_read {
-            let verdict = self.place(&mut cursors, &log, &topics, from);
+            let verdict = self.place(&mut cursors, &log, &topics, from, is_explicit);
             return Ok(Arc::new(Mutex::new(verdict.outcome())));
         }
         let outcome = Arc::new(Mutex::new(Outcome::Pending));
         cursors.undecided.push(Undecided {
             topics,
             from,
+            is_explicit,
             outcome: Arc::clone(&outcome),
         });
         log.undecided.push(Arc::clone(self));
@@ -266,9 +265,10 @@ impl Subscriber {
     fn place(
         &self,
         cursors: &mut Cursors,
-        log: &super::core::Log,
+        log: &Store,
         topics: &[Arc<Topic>],
         from: Option<Position>,
+        is_explicit: bool,
     ) -> Verdict {
         let verdict = self.replica.judge(log, topics, from);
         for cursor in &mut cursors.topics {
@@ -281,7 +281,7 @@ impl Subscriber {
             }
         }
         if let Some(head) = log.head {
-            cursors.begin(verdict, head);
+            cursors.begin(verdict, head, is_explicit);
         }
         verdict
     }
@@ -292,7 +292,7 @@ impl Subscriber {
         let undecided = std::mem::take(&mut cursors.undecided);
         let log = self.replica.lock();
         for one in undecided {
-            let verdict = self.place(&mut cursors, &log, &one.topics, one.from);
+            let verdict = self.place(&mut cursors, &log, &one.topics, one.from, one.is_explicit);
             let mut outcome = one.outcome.lock().unwrap_or_else(PoisonError::into_inner);
             *outcome = verdict.outcome();
         }

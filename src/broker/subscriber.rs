@@ -21,11 +21,11 @@ use bytes::Bytes;
 
 use super::{
     core::Replica,
+    cursors::{Cursor, Cursors},
     handshake::Armed,
     reading::Core,
-    resume::{GapReason, Outcome, Verdict},
+    resume::GapReason,
     settings::SlowConsumer,
-    topic::Topic,
 };
 use crate::{
     CloseReason, Event,
@@ -48,55 +48,9 @@ pub(super) struct Subscriber {
     state: Mutex<Cursors>,
 }
 
-pub(super) struct Cursors {
-    pub(super) topics: Vec<Cursor>,
-    is_live: bool,
-    /// How many subscriptions wait for the window to be read.
-    pub(super) undecided: Vec<Undecided>,
-    /// A gap that has not been told.
-    gap: Option<Gap>,
-    /// The place that the client has not been given.
-    place: Option<Position>,
-    /// Whether it can ride on the welcome.
-    place_in_welcome: bool,
-    /// Whether the client came with it, so that it need not be told apart from the welcome.
-    place_is_known: bool,
-    /// The offset of the last id that was given.
-    last_given: u64,
-    /// How many losses of the log have been told.
-    losses: u64,
-    is_detached: bool,
-}
-
-pub(super) struct Cursor {
-    pub(super) topic: Arc<Topic>,
-    /// Its key among the topic's subscribers.
-    pub(super) key: usize,
-    /// The number of the next entry.
-    pub(super) next: u64,
-    /// Entries up to this offset go out without their ids, which would run backwards: they are
-    /// replayed on a connection that has been given later ones.
-    pub(super) without_ids: u64,
-}
-
-/// A subscription that was made before the window was read.
-pub(super) struct Undecided {
-    pub(super) topics: Vec<Arc<Topic>>,
-    pub(super) from: Option<Position>,
-    pub(super) outcome: Arc<Mutex<Outcome>>,
-}
-
-#[derive(Clone, Copy)]
-struct Gap {
-    reason: GapReason,
-    /// None: nobody knows.
-    missed: Option<u64>,
-}
-
 impl Subscriber {
     pub(super) fn new(core: &Arc<Core>, connection: SourceWaker) -> Self {
         let replica = Arc::clone(&core.replica);
-        let losses = replica.losses();
         Self {
             replica,
             _core: Arc::clone(core),
@@ -104,18 +58,7 @@ impl Subscriber {
             armed: Armed::new(),
             topics: AtomicUsize::new(0),
             given: AtomicU64::new(0),
-            state: Mutex::new(Cursors {
-                topics: Vec::new(),
-                is_live: false,
-                undecided: Vec::new(),
-                gap: None,
-                place: None,
-                place_in_welcome: false,
-                place_is_known: false,
-                last_given: 0,
-                losses,
-                is_detached: false,
-            }),
+            state: Mutex::new(Cursors::new(&core.replica)),
         }
     }
 
@@ -162,6 +105,7 @@ impl Subscriber {
         if cursors.losses != losses {
             cursors.losses = losses;
             cursors.note_gap(GapReason::Lost, None);
+            cursors.look_at_life(&self.replica);
         }
         let visible = self.replica.visible();
         loop {
@@ -237,92 +181,6 @@ impl Subscriber {
     }
 }
 
-impl Cursors {
-    /// The entry that comes next, of all topics: whose it is, its offset and its frame. Notes what
-    /// was lost before it.
-    fn next_entry(&mut self, visible: u64) -> Option<(usize, u64, Bytes)> {
-        let mut best: Option<(usize, u64, Bytes)> = None;
-        for at in 0..self.topics.len() {
-            let cursor = &mut self.topics[at];
-            if !cursor.topic.reaches(cursor.next) {
-                continue;
-            }
-            let ring = cursor.topic.ring();
-            let lost = ring.first().saturating_sub(cursor.next);
-            let next = cursor.next + lost;
-            let entry = ring.entry(next).filter(|entry| entry.offset <= visible);
-            let found = entry
-                .filter(|entry| best.as_ref().is_none_or(|best| entry.offset < best.1))
-                .map(|entry| (at, entry.offset, entry.frame.clone()));
-            drop(ring);
-            if lost > 0 {
-                cursor.next = next;
-                self.note_gap(GapReason::Lagged, Some(lost));
-            }
-            best = found.or(best);
-        }
-        best
-    }
-
-    pub(super) fn note_gap(&mut self, reason: GapReason, missed: Option<u64>) {
-        self.gap = Some(match self.gap {
-            None => Gap { reason, missed },
-            Some(gap) => Gap {
-                reason: gap.reason,
-                missed: gap.missed.zip(missed).map(|(a, b)| a + b),
-            },
-        });
-    }
-
-    fn gap_frame(&self, replica: &Replica) -> Bytes {
-        let (reason, missed) = match self.gap {
-            Some(gap) => (gap.reason.as_str(), gap.missed),
-            None => ("", None),
-        };
-        let missed = missed.map_or_else(|| "null".to_owned(), |missed| missed.to_string());
-        let data = format!(r#"{{"reason":"{reason}","missed":{missed}}}"#);
-        Event::with_type(replica.settings.gap_event.as_str(), &data).into_bytes()
-    }
-
-    /// Notes where a subscription begins, by what was found, of which it is the first.
-    pub(super) fn begin(&mut self, verdict: Verdict, head: Position) {
-        if let Verdict::Gap(reason) = verdict {
-            self.note_gap(reason, None);
-        }
-        let place = match verdict {
-            Verdict::Exact(place) => place,
-            _ => head,
-        };
-        // The earliest counts: what follows it comes in order.
-        if !self.is_live && self.place.is_none_or(|it| place.offset() <= it.offset()) {
-            self.place = Some(place);
-            self.place_is_known = matches!(verdict, Verdict::Exact(_));
-            self.place_in_welcome |= self.place_is_known;
-        }
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        self.is_live
-    }
-
-    pub(super) fn last_given(&self) -> u64 {
-        self.last_given
-    }
-
-    fn give(&mut self, offset: u64) {
-        self.place = None;
-        self.last_given = offset;
-    }
-
-    pub(super) fn has(&self, topic: &Arc<Topic>) -> bool {
-        self.topics.iter().any(|it| Arc::ptr_eq(&it.topic, topic))
-    }
-
-    pub(super) fn is_detached(&self) -> bool {
-        self.is_detached
-    }
-}
-
 impl Source for Subscriber {
     fn pull(&self, batch: &mut Batch) {
         let mut cursors = self.lock();
@@ -341,7 +199,8 @@ impl Source for Subscriber {
     fn welcome_id(&self) -> Option<String> {
         let mut cursors = self.lock();
         // A gap comes first: whoever is cut after the welcome alone must be told again.
-        if !cursors.place_in_welcome || cursors.gap.is_some() {
+        let may_have_gap = cursors.gap.is_some() || cursors.losses != self.replica.losses();
+        if !cursors.place_in_welcome || may_have_gap {
             return None;
         }
         let place = cursors.place?;
@@ -364,8 +223,9 @@ impl Source for Subscriber {
         // A body that is not polled does not see that it has fallen off its ring.
         if self.replica.settings.slow_consumer == SlowConsumer::Disconnect {
             let mut cursors = self.lock();
-            let has_lagged = cursors.is_live && cursors.topics.iter().any(Cursor::has_lagged);
-            if has_lagged {
+            // What went with a log is no fault of the reader's.
+            let is_told = cursors.losses == self.replica.losses();
+            if cursors.is_live && is_told && cursors.topics.iter().any(Cursor::has_lagged) {
                 cursors.is_live = false;
                 drop(cursors);
                 self.connection.close(CloseReason::SlowConsumer);
@@ -396,17 +256,4 @@ fn without_id(frame: &Bytes) -> Bytes {
     let mut frame = frame[..id].to_vec();
     frame.push(b'\n');
     frame.into()
-}
-
-impl Cursor {
-    fn has_lagged(&self) -> bool {
-        self.topic.ring().first() > self.next
-    }
-
-    /// Takes the subscription out of its topic.
-    pub(super) fn leave(self, replica: &Replica) {
-        if self.topic.remove(self.key) {
-            replica.lock().forget_if_idle(&self.topic);
-        }
-    }
 }

@@ -1,0 +1,135 @@
+//! What a replica holds of its log, under one lock: the index of topics, and the bounds of all
+//! together.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{subscriber::Subscriber, topic::Topic};
+use crate::{
+    backplane::TopicName,
+    log::{Position, Window},
+};
+
+pub(super) struct Store {
+    /// None until the first word from the log.
+    pub(super) head: Option<Position>,
+    /// The place up to which the log has to be read before anything can be said of gaps.
+    pub(super) window_end: Option<Position>,
+    pub(super) is_window_read: bool,
+    pub(super) window: Window,
+    pub(super) floor: u64,
+    pub(super) topics: HashMap<TopicName, Arc<Topic>>,
+    /// All entries, in the order in which they came: the oldest is dropped first. Entries that
+    /// their own topics have dropped stay here for a while.
+    pub(super) order: VecDeque<(Arc<Topic>, u64)>,
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    /// Topics whose subscribers are to be woken.
+    pub(super) dirty: Vec<Arc<Topic>>,
+    /// Those who wait for the window to be read.
+    pub(super) undecided: Vec<Arc<Subscriber>>,
+    /// Where the last look at all subscribers' places was.
+    pub(super) last_sweep: u64,
+}
+
+impl Store {
+    pub(super) fn new(window: Window) -> Self {
+        Self {
+            head: None,
+            window_end: None,
+            is_window_read: false,
+            window,
+            floor: 0,
+            topics: HashMap::new(),
+            order: VecDeque::new(),
+            entries: 0,
+            bytes: 0,
+            dirty: Vec::new(),
+            undecided: Vec::new(),
+            last_sweep: 0,
+        }
+    }
+
+    /// The topic of this name, made if there is none.
+    pub(super) fn topic_or_new(&mut self, name: &TopicName) -> Arc<Topic> {
+        if let Some(topic) = self.topics.get(name.as_str()) {
+            return Arc::clone(topic);
+        }
+        let topic = Arc::new(Topic::new(name.clone()));
+        self.topics.insert(name.clone(), Arc::clone(&topic));
+        topic
+    }
+
+    /// The offset up to which a topic may have lost something.
+    pub(super) fn lost(&self, topic: &Topic) -> u64 {
+        topic.ring().lost().max(self.floor)
+    }
+
+    /// Lets go of a topic that has neither entries nor subscribers.
+    pub(super) fn forget_if_idle(&mut self, topic: &Arc<Topic>) {
+        let ring = topic.ring();
+        if ring.len() > 0 || topic.subscribers() > 0 {
+            return;
+        }
+        let lost = ring.lost();
+        drop(ring);
+        let is_it = self
+            .topics
+            .get(topic.name.as_str())
+            .is_some_and(|it| Arc::ptr_eq(it, topic));
+        if is_it {
+            self.floor = self.floor.max(lost);
+            self.topics.remove(topic.name.as_str());
+            if self.topics.len() < self.topics.capacity() / 4 && self.topics.capacity() > 64 {
+                self.topics.shrink_to_fit();
+            }
+        }
+    }
+
+    pub(super) fn drop_oldest(&mut self) {
+        while let Some((topic, offset)) = self.order.pop_front() {
+            let mut ring = topic.ring_mut();
+            if ring.oldest().is_some_and(|oldest| oldest.offset == offset) {
+                if let Some(entry) = ring.pop() {
+                    self.entries -= 1;
+                    self.bytes -= entry.cost();
+                }
+                let is_empty = ring.len() == 0;
+                drop(ring);
+                if is_empty {
+                    self.bytes -= topic.cost();
+                    self.forget_if_idle(&topic);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Keeps the list of all entries from filling with those that their topics have dropped.
+    pub(super) fn tidy(&mut self) {
+        if self.order.len() > 2 * self.entries + 1024 {
+            self.order.retain(|(topic, offset)| {
+                let ring = topic.ring();
+                ring.oldest().is_some_and(|oldest| oldest.offset <= *offset)
+            });
+        }
+        if self.order.capacity() > 1024 && self.order.len() < self.order.capacity() / 4 {
+            let room = self.order.len() * 2;
+            self.order.shrink_to(room);
+        }
+    }
+
+    pub(super) fn oldest_time(&mut self) -> Option<u64> {
+        loop {
+            let (topic, offset) = self.order.front()?;
+            let ring = topic.ring();
+            if let Some(oldest) = ring.oldest().filter(|oldest| oldest.offset == *offset) {
+                return Some(oldest.time);
+            }
+            drop(ring);
+            self.order.pop_front();
+        }
+    }
+}
