@@ -28,7 +28,7 @@ use http::{StatusCode, header, request::Parts};
 use crate::{
     Error, SseConnection,
     broker::{BrokerError, BrokerErrorKind},
-    connection::{ClosedError, SendError},
+    connection::{ClosedError, LimitError, SendError},
     event::EventError,
     path::admits_event_stream,
 };
@@ -106,6 +106,13 @@ impl IntoResponse for ClosedError {
     }
 }
 
+/// `503 Service Unavailable`. The layer answers with its refusal in its place.
+impl IntoResponse for LimitError {
+    fn into_response(self) -> Response {
+        (StatusCode::SERVICE_UNAVAILABLE, self.to_string()).into_response()
+    }
+}
+
 /// `503 Service Unavailable`.
 impl IntoResponse for SendError {
     fn into_response(self) -> Response {
@@ -139,6 +146,7 @@ impl IntoResponse for Error {
                 (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
             }
             Self::Broker(error) => error.into_response(),
+            Self::Limit(error) => error.into_response(),
             Self::Full => (StatusCode::SERVICE_UNAVAILABLE, self.to_string()).into_response(),
         }
     }

@@ -4,7 +4,7 @@ use std::{error, fmt};
 
 use crate::{
     broker::BrokerError,
-    connection::{ClosedError, SendError, TrySendError},
+    connection::{ClosedError, LimitError, SendError, TrySendError},
     event::EventError,
 };
 
@@ -18,6 +18,8 @@ pub enum Error {
     Event(EventError),
     /// An event was not sent: the connection is closed.
     Closed(ClosedError),
+    /// The connection was one too many of its kind.
+    Limit(LimitError),
     /// An event was not sent: the outbox had no room.
     Full,
     /// An event was not sent: it has an id of its own, on a connection whose ids are a broker's.
@@ -31,6 +33,7 @@ impl fmt::Display for Error {
         match self {
             Self::Event(error) => error.fmt(f),
             Self::Closed(error) => error.fmt(f),
+            Self::Limit(error) => error.fmt(f),
             Self::Full => f.write_str("outbox is full"),
             Self::HasId => f.write_str("event has an id of its own: ids are the broker's here"),
             Self::Broker(error) => error.fmt(f),
@@ -44,6 +47,7 @@ impl error::Error for Error {
             // Shown in its place, so that it does not stand in the chain twice.
             Self::Event(error) => error.source(),
             Self::Closed(error) => error.source(),
+            Self::Limit(error) => error.source(),
             Self::Full | Self::HasId => None,
             Self::Broker(error) => error.source(),
         }
@@ -59,6 +63,12 @@ impl From<EventError> for Error {
 impl From<BrokerError> for Error {
     fn from(error: BrokerError) -> Self {
         Self::Broker(error)
+    }
+}
+
+impl From<LimitError> for Error {
+    fn from(error: LimitError) -> Self {
+        Self::Limit(error)
     }
 }
 

@@ -14,7 +14,8 @@ use pin_project_lite::pin_project;
 
 use crate::{
     body::SseBody,
-    connection::{CloseReason, Reader, StreamErrorKind, Verdict},
+    connection::{CloseReason, Reader, RefusalReason, StreamErrorKind, Verdict},
+    refusal::Refused,
     response::{head, may_become_stream},
 };
 
@@ -35,6 +36,9 @@ pin_project! {
         },
         Sse {
             call: Option<Call<F>>,
+        },
+        Refused {
+            refused: Option<Box<Refused>>,
         },
     }
 }
@@ -67,6 +71,13 @@ impl<F> ResponseFuture<F> {
     pub(crate) fn pass_through(future: F) -> Self {
         Self {
             inner: Inner::PassThrough { future },
+        }
+    }
+
+    pub(crate) fn refused(refused: Refused) -> Self {
+        let refused = Some(Box::new(refused));
+        Self {
+            inner: Inner::Refused { refused },
         }
     }
 
@@ -105,6 +116,11 @@ where
                 Poll::Ready(Ok(response.map(SseBody::pass_through)))
             }
             InnerProj::Sse { call } => poll_call(call, cx),
+            InnerProj::Refused { refused } => match refused.take() {
+                Some(refused) => Poll::Ready(Ok(refused.into_response())),
+                // Polled again after it was ready, which is not allowed.
+                None => Poll::Pending,
+            },
         }
     }
 }
@@ -196,7 +212,13 @@ impl<F> Call<F> {
             };
             return Ok(stream(reader, None, inner, is_head));
         }
+        let refused = reader
+            .refused()
+            .map(|(config, kind)| Refused::new(RefusalReason::KeyFull, config, kind));
         drop(reader);
+        if let Some(refused) = refused {
+            return Ok(refused.into_response());
+        }
         Ok(match answer? {
             Answer::Response(response) => response.map(SseBody::pass_through),
             Answer::Accepted => bare(StatusCode::NO_CONTENT),

@@ -103,6 +103,7 @@ use crate::{
     connection::{Capacity, CloseReason, Config, Connections, Welcome},
     future::AcceptFuture,
     path::Rule,
+    protection::KeyFn,
 };
 
 /// The layer: see the [module's documentation](self).
@@ -121,6 +122,8 @@ pub(crate) struct Settings {
     pub(crate) config: Arc<Config>,
     pub(crate) connections: Connections,
     pub(crate) accept: Option<AcceptFn>,
+    /// What connections are counted by.
+    pub(crate) keys: Vec<KeyFn>,
 }
 
 type AcceptFn = Arc<dyn Fn(SseConnection, request::Parts) -> AcceptFuture + Send + Sync>;
@@ -153,7 +156,7 @@ impl SseLayer {
     }
 
     /// What clients of chat-completion interfaces expect: POST, with any `Accept` (they ask for
-    /// `application/json`), no welcome and no `retry` (they parse every event).
+    /// `application/json`), and no event of the layer's own (they parse every one).
     ///
     /// The request's body should be read before the handler sends: hyper does not notice that a
     /// client has left while some of its request is unread.
@@ -176,7 +179,8 @@ impl SseLayer {
         Ok(Self::try_new(pattern)?
             .methods([Method::POST])
             .any_accept()
-            .without_welcome())
+            .without_welcome()
+            .without_reconnect_event())
     }
 
     /// Adds a path.
@@ -382,15 +386,16 @@ impl SseLayer {
                 config: Arc::default(),
                 connections: Connections::new(),
                 accept: None,
+                keys: Vec::new(),
             }),
         }
     }
 
-    fn settings_mut(&mut self) -> &mut Settings {
+    pub(crate) fn settings_mut(&mut self) -> &mut Settings {
         Arc::make_mut(&mut self.settings)
     }
 
-    fn config_mut(&mut self) -> &mut Config {
+    pub(crate) fn config_mut(&mut self) -> &mut Config {
         Arc::make_mut(&mut self.settings_mut().config)
     }
 }

@@ -107,6 +107,8 @@ mod error;
 mod future;
 mod log;
 mod path;
+mod protection;
+mod refusal;
 mod response;
 mod service;
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, Method, Version, header};
 use memchr::memchr;
 use percent_encoding::percent_decode_str;
 
-use crate::connection::RequestInfo;
+use crate::connection::{RequestInfo, RequestKind};
 
 /// A path pattern was refused: its syntax is wrong, or it cannot stand beside one that is there.
 #[derive(Debug)]
@@ -102,7 +102,12 @@ impl Rule {
         Some(RequestInfo {
             params: params.collect(),
             last_event_id: self.last_event_id(request),
-            is_http2: request.version() == Version::HTTP_2,
+            kind: RequestKind {
+                is_get: method == Method::GET,
+                is_head: request.method() == Method::HEAD,
+                is_http1: request.version() <= Version::HTTP_11,
+                is_http2: request.version() == Version::HTTP_2,
+            },
         })
     }
 }

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -14,6 +14,7 @@ use crate::{
     body::SseBody,
     future::{Handler, ResponseFuture},
     layer::Settings,
+    refusal::Refused,
 };
 
 /// Middleware that turns the answers of its inner service into event streams, made by
@@ -61,15 +62,24 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let Some(info) = self.settings.rule.matches(&request) else {
             return ResponseFuture::pass_through(self.inner.call(request));
         };
-        let is_head = request.method() == Method::HEAD;
         let settings = &self.settings;
+        let kind = info.kind;
+        let (keys, request) = settings.keys_of(request);
+        let opened = settings.connections.open(&settings.config, info, &keys);
+        let (connection, reader) = match opened {
+            Ok(opened) => opened,
+            Err(reason) => {
+                let refused = Refused::new(reason, &settings.config, kind);
+                return ResponseFuture::refused(refused);
+            }
+        };
+        let mut request = request;
         // From here on the reader's destructor ends the connection, also if the inner service
         // panics.
-        let (connection, reader) = settings.connections.open(&settings.config, info);
         let handler = match &settings.accept {
             Some(accept) => Handler::Accept(accept(connection, request.into_parts().0)),
             None => {
@@ -77,7 +87,7 @@ where
                 Handler::Inner(Box::pin(self.inner.call(request)))
             }
         };
-        ResponseFuture::sse(reader, handler, is_head)
+        ResponseFuture::sse(reader, handler, kind.is_head)
     }
 }
 

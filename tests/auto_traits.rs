@@ -22,7 +22,10 @@ use tower_sse::{
         BrokerBuilder, BrokerErrorKind, Epoch, History, Outcome, Position, Resume, SlowConsumer,
         Subscribe, TopicError, TopicName,
     },
-    connection::{ClosedError, SendError, StreamError, TrySendError},
+    connection::{
+        ClosedError, ConnectionStats, Drain, Drained, LimitError, Refusal, RefusalReason,
+        SendError, StreamError, TrySendError,
+    },
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
     layer::{PatternError, ResponseFuture, SseBody, SseService},
     test_util::{EventReader, ReadError},
@@ -99,6 +102,11 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         Decoded,
         CloseReason,
         ClosedError,
+        ConnectionStats,
+        Drained,
+        LimitError,
+        Refusal,
+        RefusalReason,
         EventTooLong,
         SseRejection,
     ];
@@ -136,7 +144,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         AppendError,
         backplane::ReadError,
     ];
-    for (name, traits) in errors {
+    for (name, traits) in errors.into_iter().chain(traits![Drain]) {
         assert_eq!(traits, no_clone, "{name}");
     }
 }

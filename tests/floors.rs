@@ -6,7 +6,7 @@
 //! 4  serve axum test_util error                  the top: whatever joins the rest
 //! 3  layer service future body response path  |  broker        (neither names the other)
 //! 2  connection                               |  backplane
-//! 1  log stats                                   no tokio, no http
+//! 1  log                                         no tokio, no http
 //! 0  event                                       bytes only
 //! ```
 //!
@@ -50,7 +50,6 @@ const FLOORS: &[(&str, u8, Half, Crates)] = &[
         Both,
         Only(&["bytes", "fastrand", "itoa", "memchr"]),
     ),
-    ("stats", 1, Both, Only(&[])),
     ("connection", 2, Both, AllBut(SERVICES)),
     ("backplane", 2, Topics, AllBut(HTTP)),
     ("broker", 3, Topics, AllBut(HTTP)),
@@ -60,6 +59,8 @@ const FLOORS: &[(&str, u8, Half, Crates)] = &[
     ("body", 3, Http, AllBut(FOREIGN)),
     ("response", 3, Http, AllBut(FOREIGN)),
     ("path", 3, Http, AllBut(FOREIGN)),
+    ("protection", 3, Http, AllBut(FOREIGN)),
+    ("refusal", 3, Http, AllBut(FOREIGN)),
     ("error", 4, Both, Only(&[])),
     ("axum", 4, Both, AllBut(&[])),
     ("serve", 4, Both, AllBut(&["axum_core"])),

@@ -15,7 +15,7 @@ const BEAT: &[u8] = b":\n";
 const TICK: Duration = Duration::from_millis(64);
 
 fn layer() -> SseLayer {
-    SseLayer::new("/").without_welcome()
+    SseLayer::new("/").without_welcome().without_stall_timeout()
 }
 
 async fn connect(layer: &SseLayer) -> (SseConnection, EventReader) {

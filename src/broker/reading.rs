@@ -221,7 +221,7 @@ impl Core {
         drop(log);
         for subscriber in undecided {
             subscriber.decide();
-            if let Some(waker) = subscriber.take_waker() {
+            if let Some(waker) = subscriber.take_waker(Instant::now()) {
                 waker.wake();
             }
         }
@@ -303,7 +303,7 @@ impl Reading {
             self.last = None;
             self.is_rewritten = true;
         }
-        let longest = Duration::from_millis(100 << self.failures.min(6));
+        let longest = Duration::from_millis(100 << self.failures.min(4));
         let rest = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
         let is_new_log = error.is_rewritten() && self.failures == 1;
         self.state = if is_new_log {

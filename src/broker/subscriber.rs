@@ -18,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{
     core::Replica,
@@ -67,10 +68,10 @@ impl Subscriber {
     }
 
     /// The waker of the body, if it sleeps.
-    pub(super) fn take_waker(&self) -> Option<Waker> {
+    pub(super) fn take_waker(&self, now: Instant) -> Option<Waker> {
         // Most of those that are awake are passed over without their lock.
         if self.armed.take() {
-            self.connection.take()
+            self.connection.take(now)
         } else {
             None
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::subscriber::Subscriber;
 use crate::{
@@ -137,12 +138,13 @@ impl Topic {
         all: bool,
         wakers: &mut Vec<Waker>,
     ) -> Option<usize> {
+        let now = Instant::now();
         let subscribers = self.lock();
         let end = (from + CHUNK).min(subscribers.capacity());
         for key in from..end {
             let subscriber = subscribers.get(key);
             if let Some(subscriber) = subscriber.filter(|it| all || it.is_far_behind()) {
-                wakers.extend(subscriber.take_waker());
+                wakers.extend(subscriber.take_waker(now));
             }
         }
         // Keys are reused from the lowest on, so that they stay close to the number of entries;

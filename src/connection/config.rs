@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{CloseReason, SseConnection, outbox::Capacity};
-use crate::Event;
+use super::{CloseReason, Refusal, SseConnection, outbox::Capacity};
+use crate::{Event, event::EventType};
 
 pub(crate) type OpenHook = Arc<dyn Fn(&SseConnection) + Send + Sync>;
 pub(crate) type CloseHook = Arc<dyn Fn(&SseConnection, CloseReason) + Send + Sync>;
@@ -17,6 +17,17 @@ pub(crate) struct Config {
     pub(crate) numbered: bool,
     pub(crate) hold_open: bool,
     pub(crate) outbox: Capacity,
+    pub(crate) max_lifetime: Option<Duration>,
+    /// How long a stream that is closing, and a handler at the end of its life, may take.
+    pub(crate) grace: Duration,
+    pub(crate) stall_timeout: Option<Duration>,
+    /// The type of the last event of a stream that the client is to come back for later.
+    pub(crate) reconnect_event: Option<EventType<'static>>,
+    /// None: by the method.
+    pub(crate) refusal: Option<Refusal>,
+    /// Between which times the reconnection times of refusals are.
+    pub(crate) refusal_retry: (Duration, Duration),
+    pub(crate) max_connections: Option<usize>,
     pub(crate) on_open: Option<OpenHook>,
     pub(crate) on_close: Option<CloseHook>,
 }
@@ -42,10 +53,30 @@ impl Default for Config {
                 events: 64,
                 bytes: 1 << 20,
             },
+            max_lifetime: None,
+            grace: Duration::from_secs(10),
+            stall_timeout: Some(Duration::from_secs(60)),
+            reconnect_event: Some(EventType::from_static("reconnect")),
+            refusal: None,
+            refusal_retry: (Duration::from_secs(5), Duration::from_secs(15)),
+            max_connections: None,
             on_open: None,
             on_close: None,
         }
     }
+}
+
+impl Config {
+    /// A reconnection time for a client that is refused.
+    pub(crate) fn refusal_retry(&self) -> Duration {
+        let (least, most) = self.refusal_retry;
+        between(least, most)
+    }
+}
+
+/// A random time from `least` on, and up to `most`.
+pub(super) fn between(least: Duration, most: Duration) -> Duration {
+    least + most.saturating_sub(least).mul_f64(fastrand::f64())
 }
 
 impl fmt::Debug for Config {
@@ -57,6 +88,10 @@ impl fmt::Debug for Config {
             .field("numbered", &self.numbered)
             .field("hold_open", &self.hold_open)
             .field("outbox", &self.outbox)
+            .field("max_lifetime", &self.max_lifetime)
+            .field("grace", &self.grace)
+            .field("stall_timeout", &self.stall_timeout)
+            .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()
     }
 }

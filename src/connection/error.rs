@@ -132,6 +132,11 @@ pub(crate) enum StreamErrorKind {
     /// The handler answered something else than a 200 after the start.
     HandlerAnswer(http::StatusCode),
     HandlerPanicked,
+    /// The end of its life, or of a drain, came before the handler had finished, or before all was
+    /// taken.
+    Cut,
+    /// Nothing was taken for too long.
+    Stalled,
 }
 
 impl StreamError {
@@ -155,6 +160,8 @@ impl fmt::Display for StreamError {
             StreamErrorKind::HandlerPanicked => {
                 f.write_str("handler panicked after its event stream had started")
             }
+            StreamErrorKind::Cut => f.write_str("event stream had to end before it was finished"),
+            StreamErrorKind::Stalled => f.write_str("event stream was not taken for too long"),
         }
     }
 }

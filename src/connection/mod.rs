@@ -21,44 +21,46 @@
 
 mod close;
 mod config;
+mod drain;
+mod ending;
 mod error;
 mod feed;
+mod limits;
 mod outbox;
 mod reader;
 mod registry;
+mod sending;
 mod shared;
 mod source;
 mod state;
+mod stats;
+mod ticker;
 mod values;
 mod wheel;
 
 pub use close::CloseReason;
+pub use drain::{Drain, Drained};
 pub use error::{ClosedError, SendError, StreamError, TrySendError};
+pub use limits::{LimitError, Refusal, RefusalReason};
 pub use registry::Connections;
+pub use stats::ConnectionStats;
 
 pub(crate) use config::{Config, Welcome};
 pub(crate) use error::StreamErrorKind;
 pub(crate) use feed::Hold;
+pub(crate) use limits::{KeyMaker, LimitKey};
 pub(crate) use outbox::Capacity;
 pub(crate) use reader::Reader;
-pub(crate) use shared::{RequestInfo, Verdict};
+pub(crate) use shared::{RequestInfo, RequestKind, Verdict};
 pub(crate) use source::{AttachError, Batch, Source, SourceWaker};
 
-use std::{
-    any::Any,
-    fmt,
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{any::Any, fmt, future::Future, pin::pin, sync::Arc};
 
 use futures_core::Stream;
 use uuid::Uuid;
 
+use self::{sending::Sending, shared::Shared};
 use crate::{BoxError, Event};
-use outbox::Ticket;
-use shared::Shared;
 
 /// A handle on one event stream: to send events with, and to close it.
 ///
@@ -242,11 +244,15 @@ impl SseConnection {
     ///
     /// This method is cancel safe.
     pub async fn closed(&self) -> CloseReason {
+        self.wait_for(Shared::end_reason).await
+    }
+
+    async fn wait_for(&self, reason: impl Fn(&Shared) -> Option<CloseReason>) -> CloseReason {
         loop {
             let mut ended = pin!(self.shared.ended().notified());
-            // Registered first, so that an end between the two is not missed.
+            // Registered first, so that a change between the two is not missed.
             ended.as_mut().enable();
-            if let Some(reason) = self.shared.end_reason() {
+            if let Some(reason) = reason(&self.shared) {
                 return reason;
             }
             ended.await;
@@ -368,28 +374,3 @@ impl PartialEq for SseConnection {
 }
 
 impl Eq for SseConnection {}
-
-/// The future of [`SseConnection::send`].
-struct Sending<'a> {
-    shared: &'a Shared,
-    event: Option<Event>,
-    ticket: Option<Ticket>,
-}
-
-impl Future for Sending<'_> {
-    type Output = Result<(), SendError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        this.shared
-            .poll_send(&mut this.event, &mut this.ticket, cx.waker())
-    }
-}
-
-impl Drop for Sending<'_> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.shared.cancel_send(ticket);
-        }
-    }
-}

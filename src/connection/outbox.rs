@@ -76,6 +76,11 @@ impl Outbox {
         self.events == 0
     }
 
+    /// How many events and bytes wait.
+    pub(super) fn queued(&self) -> (usize, usize) {
+        (self.events, self.bytes)
+    }
+
     /// How many events have been taken, ever.
     pub(super) fn taken(&self) -> u64 {
         self.taken

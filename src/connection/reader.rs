@@ -17,9 +17,9 @@ use tokio::{
 
 use super::{
     Batch, CloseReason, SseConnection, StreamError,
-    config::Welcome,
+    config::{Config, Welcome},
     error::StreamErrorKind,
-    shared::{Shared, Verdict, call_hook},
+    shared::{RequestKind, Shared, Verdict, call_hook},
     state::State,
 };
 use crate::Event;
@@ -113,13 +113,17 @@ impl Reader {
             event = event.retry(retry);
         }
         let is_numbered = config.numbered && event.has_data() && !event.has_id();
+        self.shared.lock().taken.events += 1;
         self.welcome = Some(event.into_frame(is_numbered.then_some(0)));
     }
 
     /// The handler is about to be polled inside the body: what it sends need not wake the body,
     /// which looks at the outbox right afterwards.
     pub(crate) fn attend(&self) {
-        let reader = self.shared.lock().reader.take();
+        let mut state = self.shared.lock();
+        state.is_attended = true;
+        let reader = state.reader.take();
+        drop(state);
         drop(reader);
     }
 
@@ -140,6 +144,12 @@ impl Reader {
         self.shared.end(reason);
     }
 
+    /// Whether the connection was one too many, and what its refusal depends on.
+    pub(crate) fn refused(&self) -> Option<(&Config, RequestKind)> {
+        let is_refused = self.shared.lock().closing == Some(CloseReason::Refused);
+        is_refused.then(|| (&*self.shared.config, self.shared.request.kind))
+    }
+
     /// Whether the last frame has been given.
     pub(crate) fn is_ended(&self) -> bool {
         self.is_ended
@@ -151,17 +161,20 @@ impl Reader {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, StreamError>>> {
         let mut state = self.shared.lock();
+        state.waits_since = None;
+        state.is_attended = false;
         if state.is_ended {
+            let error = state.error.take();
             drop(state);
             self.is_ended = true;
-            return Poll::Ready(None);
+            return Poll::Ready(error.map(Err));
         }
         if state.feed.is_some() && state.closing.is_none() {
             drop(state);
             return self.poll_both(cx);
         }
         if let Some(frame) = state.outbox.take(self.welcome.take()) {
-            took(&mut state);
+            took(&mut state, frame.len(), 0);
             let sender = state.outbox.next_waiter();
             let is_last =
                 state.outbox.is_empty() && state.closing.is_some() && state.error.is_none();
@@ -188,7 +201,7 @@ impl Reader {
             return Poll::Ready(error.map(Err));
         }
         if state.heartbeat_due {
-            took(&mut state);
+            took(&mut state, HEARTBEAT.len(), 0);
             self.is_unflushed = true;
             return Poll::Ready(Some(Ok(HEARTBEAT)));
         }
@@ -216,7 +229,7 @@ impl Reader {
                 return self.poll_frame(cx);
             }
             if state.heartbeat_due {
-                took(&mut state);
+                took(&mut state, HEARTBEAT.len(), 0);
                 self.is_unflushed = true;
                 return Poll::Ready(Some(Ok(HEARTBEAT)));
             }
@@ -227,19 +240,20 @@ impl Reader {
             drop(old);
             if let Some(source) = source {
                 source.arm();
-                source.pull(&mut batch);
+                batch.pull(&*source);
             }
             if has_more {
                 cx.waker().wake_by_ref();
             }
         }
+        let events = batch.events_of_source();
         match batch.into_frame() {
             None => {
                 self.is_unflushed = false;
                 Poll::Pending
             }
             Some(frame) => {
-                took(&mut self.shared.lock());
+                took(&mut self.shared.lock(), frame.len(), events);
                 self.is_unflushed = true;
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -254,7 +268,7 @@ impl Reader {
             let source = state.open_source();
             drop(state);
             if let Some(source) = source {
-                source.pull(batch);
+                batch.pull(&*source);
             }
             state = self.shared.lock();
             state.outbox.fill(batch);
@@ -274,7 +288,7 @@ impl Reader {
         }
         if let Some(source) = source {
             self.source_is_first = batch.is_full();
-            source.pull(batch);
+            batch.pull(&*source);
         }
     }
 }
@@ -286,7 +300,7 @@ impl Reader {
     /// which nothing is to be seen from here: it is given some time.
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if mem::take(&mut self.is_unflushed) {
-            let has_timer = self.shared.request.is_http2 && Handle::try_current().is_ok();
+            let has_timer = self.shared.request.kind.is_http2 && Handle::try_current().is_ok();
             if has_timer {
                 self.flush = Some(Box::pin(sleep(HTTP2_FLUSH)));
             } else {
@@ -312,9 +326,11 @@ impl Drop for Reader {
     }
 }
 
-fn took(state: &mut State) {
+fn took(state: &mut State, bytes: usize, events_of_source: u64) {
     state.last_taken = Instant::now();
     state.heartbeat_due = false;
+    state.taken.bytes += bytes as u64;
+    state.taken.events += events_of_source;
 }
 
 /// Leaves a waker; gives back the one that stood there, to be dropped outside the lock.

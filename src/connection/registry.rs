@@ -3,29 +3,26 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use slab::Slab;
-use tokio::{
-    runtime::Handle,
-    sync::Notify,
-    task::AbortHandle,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    SseConnection,
+    CloseReason, ConnectionStats, Drain, RefusalReason, SseConnection,
     config::Config,
+    ending::{Plan, visits_every},
+    limits::{Counts, KeyMaker, LimitKey},
     reader::Reader,
     shared::{RequestInfo, Shared},
+    state::State,
+    stats::{Taken, Tally},
+    ticker::Ticker,
     wheel::Wheel,
 };
-
-/// How finely time is cut: heartbeats come up to this much late.
-const TICK: Duration = Duration::from_millis(64);
 
 /// The open connections of one or more layers: to find one by its uuid, to count them, to go
 /// through them, to close some.
@@ -70,36 +67,40 @@ pub struct Connections {
 }
 
 pub(crate) struct Registry {
+    pub(super) tally: Tally,
+    keys: KeyMaker,
+    /// Notified when the last connection has gone from a registry that is draining.
+    emptied: Notify,
     /// Guards the table of connections, their timers and the ticker's state. Held for a few moves
     /// at a time; never together with a connection's lock. No connection is dropped under it.
     table: Mutex<Table>,
     /// Tells the ticker of a timer that is earlier than all others.
-    earlier: Arc<Notify>,
+    pub(super) earlier: Arc<Notify>,
     /// Tick 0.
-    epoch: Instant,
+    pub(super) epoch: Instant,
 }
 
-struct Table {
-    connections: Slab<Arc<Shared>>,
+pub(super) struct Table {
+    pub(super) connections: Slab<Arc<Shared>>,
     keys: HashMap<Uuid, usize>,
-    wheel: Wheel,
-    ticker: Option<Ticker>,
+    pub(super) wheel: Wheel,
+    counts: Counts,
+    is_draining: bool,
+    /// How many connections a drain had to cut.
+    cut: usize,
+    pub(super) ticker: Option<Ticker>,
     /// How many tickers there have been.
-    tickers: u64,
+    pub(super) tickers: u64,
     /// The tick for which the ticker sleeps.
-    next_tick: u64,
+    pub(super) next_tick: u64,
 }
 
-struct Ticker {
-    number: u64,
-    /// None while it is being started.
-    task: Option<AbortHandle>,
-}
-
-/// Notes the end of a ticker whose runtime was shut down.
-struct TickerGuard {
-    registry: Weak<Registry>,
-    number: u64,
+/// What a connection leaves behind.
+pub(super) struct Record {
+    pub(super) reason: CloseReason,
+    pub(super) taken: Taken,
+    pub(super) keys: Vec<LimitKey>,
+    pub(super) was_cut: bool,
 }
 
 impl Connections {
@@ -154,14 +155,48 @@ impl Connections {
             .count()
     }
 
+    /// The figures as they are now.
+    ///
+    /// Costs one pass over the connections, each of which is locked for a moment: it is meant for
+    /// every few seconds, not for every event.
+    pub fn stats(&self) -> ConnectionStats {
+        let connections = self.registry.snapshot();
+        let mut stats = self.registry.tally.snapshot();
+        for shared in connections {
+            let state = shared.lock();
+            // One that has ended meanwhile may have been counted.
+            if !state.is_ended {
+                stats.add(state.all_taken(), state.outbox.queued());
+            }
+        }
+        stats
+    }
+
+    /// Ends all streams on purpose, spread over time, and takes no new ones: before a shutdown. See
+    /// [`Drain`].
+    pub fn drain(&self) -> Drain {
+        Drain::new(Arc::clone(&self.registry))
+    }
+
+    /// Whether [`drain`](Self::drain) has begun: for readiness probes. It is not taken back.
+    pub fn is_draining(&self) -> bool {
+        self.registry.lock().is_draining
+    }
+
+    /// Opens a connection, if there may be one more, in all and of each key.
     pub(crate) fn open(
         &self,
         config: &Arc<Config>,
         request: RequestInfo,
-    ) -> (SseConnection, Reader) {
-        let shared = self.registry.open(config, request);
+        keys: &[(LimitKey, usize)],
+    ) -> Result<(SseConnection, Reader), RefusalReason> {
+        let shared = self.registry.open(config, request, keys)?;
         let reader = Reader::new(Arc::clone(&shared));
-        (SseConnection::first(shared), reader)
+        Ok((SseConnection::first(shared), reader))
+    }
+
+    pub(crate) fn key_maker(&self) -> &KeyMaker {
+        &self.registry.keys
     }
 }
 
@@ -174,14 +209,31 @@ impl fmt::Debug for Connections {
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(self: &Arc<Self>, config: &Arc<Config>, request: RequestInfo) -> Arc<Shared> {
+    fn open(
+        self: &Arc<Self>,
+        config: &Arc<Config>,
+        request: RequestInfo,
+        keys: &[(LimitKey, usize)],
+    ) -> Result<Arc<Shared>, RefusalReason> {
         let uuid = Uuid::new_v4();
-        let first_visit = config.keep_alive.map(|time| Instant::now() + time);
+        let now = Instant::now();
+        let mut state = State::new(config);
+        state.keys = keys.iter().map(|(key, _)| *key).collect();
+        state.plan = Plan::of_life(config, now);
+        let visit = now + visits_every(config);
+        let first_visit = state.plan.map_or(visit, |plan| plan.time.min(visit));
         let mut table = self.lock();
+        if let Err(reason) = table.admit(config, keys) {
+            drop(table);
+            self.tally.refused();
+            return Err(reason);
+        }
+        // Under the lock, so that there are never fewer opened than closed.
+        self.tally.opened();
         let entry = table.connections.vacant_entry();
         let key = entry.key();
         let shared = Arc::new(Shared::new(
@@ -190,28 +242,39 @@ impl Registry {
             key,
             Arc::clone(config),
             request,
+            state,
         ));
         entry.insert(Arc::clone(&shared));
         table.keys.insert(uuid, key);
-        let starting = first_visit.and_then(|time| {
-            let tick = self.set_timer(&mut table, key, time);
-            table.begin_ticker(tick)
-        });
+        let tick = self.set_timer(&mut table, key, first_visit);
+        let starting = table.begin_ticker(tick);
         drop(table);
         if let Some((runtime, number)) = starting {
             self.start_ticker(&runtime, number);
         }
-        shared
+        Ok(shared)
     }
 
-    pub(super) fn remove(&self, key: usize) {
+    pub(super) fn remove(&self, key: usize, record: &Record) {
         let mut table = self.lock();
         table.wheel.cancel(key);
         let shared = table.connections.try_remove(key);
         if let Some(shared) = &shared {
             table.keys.remove(&shared.uuid);
         }
+        for key in &record.keys {
+            table.counts.give_back(*key);
+        }
+        table.cut += usize::from(record.was_cut && record.reason == CloseReason::Drained);
+        let is_emptied = table.is_draining && table.connections.is_empty();
         drop(table);
+        self.tally.closed(record.reason, record.taken);
+        if record.reason == CloseReason::Refused {
+            self.tally.refused();
+        }
+        if is_emptied {
+            self.emptied.notify_waiters();
+        }
         // Its values may be the application's, with destructors that come back here.
         drop(shared);
     }
@@ -225,103 +288,81 @@ impl Registry {
             .collect()
     }
 
-    // ===== time =====
+    // ===== limits and drains =====
 
-    /// Sets the timer of a connection. Gives the tick at which it will expire.
-    fn set_timer(&self, table: &mut Table, key: usize, time: Instant) -> u64 {
-        let since = time.saturating_duration_since(self.epoch);
-        // Rounded up: a timer is never early.
-        let tick = since.as_nanos().div_ceil(TICK.as_nanos());
-        let tick = table
-            .wheel
-            .set(key, tick.try_into().unwrap_or(u64::MAX / 2));
-        if table.ticker.is_some() && tick < table.next_tick {
-            table.next_tick = tick;
-            self.earlier.notify_one();
-        }
-        tick
+    pub(super) fn make_key<K: Hash + 'static>(&self, key: &K) -> LimitKey {
+        self.keys.key(key)
     }
 
-    /// Starts the ticker of this number. Not under the lock: a runtime that was shut down drops the
-    /// task at once, and the guard in it takes the lock.
-    fn start_ticker(self: &Arc<Self>, runtime: &Handle, number: u64) {
-        let guard = TickerGuard {
-            registry: Arc::downgrade(self),
-            number,
-        };
-        let task = runtime.spawn(run(guard, Arc::clone(&self.earlier)));
-        let mut table = self.lock();
-        if let Some(ticker) = &mut table.ticker {
-            if ticker.number == number {
-                ticker.task = Some(task.abort_handle());
-            }
-        }
+    /// Counts a connection under a key, if there are fewer than `most`.
+    pub(super) fn take_key(&self, key: LimitKey, most: usize) -> bool {
+        self.lock().counts.take(key, most)
     }
 
-    /// Visits the connections whose time has come. Gives the time of the next round, or nothing
-    /// when there is none: the ticker has to end then.
-    fn tick(self: &Arc<Self>, due: &mut Vec<usize>) -> Option<Instant> {
-        let now = Instant::now();
-        let since = now.saturating_duration_since(self.epoch).as_nanos();
-        let now_tick = (since / TICK.as_nanos()).try_into().unwrap_or(u64::MAX / 2);
+    pub(super) fn give_key_back(&self, key: LimitKey) {
+        self.lock().counts.give_back(key);
+    }
 
+    /// Begins a drain. Gives those that are open now; no other will be.
+    pub(super) fn begin_drain(&self) -> Vec<Arc<Shared>> {
         let mut table = self.lock();
-        table.wheel.expire(now_tick, due);
-        let visits: Vec<_> = due
-            .drain(..)
-            .map(|key| (key, Arc::clone(&table.connections[key])))
-            .collect();
-        drop(table);
+        table.is_draining = true;
+        let connections = table.connections.iter();
+        connections.map(|(_, shared)| Arc::clone(shared)).collect()
+    }
 
-        let visited: Vec<_> = visits
-            .into_iter()
-            .map(|(key, shared)| (key, shared.tick(now), shared))
-            .collect();
+    /// How many connections there are, and how many drains have cut so far.
+    pub(super) fn left_and_cut(&self) -> (usize, usize) {
+        let table = self.lock();
+        (table.connections.len(), table.cut)
+    }
 
-        let mut table = self.lock();
-        for (key, next, shared) in &visited {
-            // It may have ended meanwhile, and another may have its key.
-            let is_there = table.connections.get(*key);
-            if let Some(next) = next.filter(|_| is_there.is_some_and(|it| Arc::ptr_eq(it, shared)))
-            {
-                self.set_timer(&mut table, *key, next);
-            }
-        }
-        let next_tick = table.wheel.next_tick();
-        match next_tick {
-            Some(tick) => table.next_tick = tick,
-            None => table.ticker = None,
-        }
-        drop(table);
-        drop(visited);
-        next_tick.map(|tick| self.epoch + TICK * u32::try_from(tick).unwrap_or(u32::MAX))
+    pub(super) fn emptied(&self) -> &Notify {
+        &self.emptied
     }
 }
 
 impl Table {
-    /// Notes that a ticker is being started, if there is none. Gives its number, and the runtime to
-    /// start it on.
-    fn begin_ticker(&mut self, first_tick: u64) -> Option<(Handle, u64)> {
-        if self.ticker.is_some() {
-            return None;
+    /// Whether a connection is in the table: it may have ended, and another may have its key.
+    pub(super) fn is_there(&self, key: usize, shared: &Arc<Shared>) -> bool {
+        let there = self.connections.get(key);
+        there.is_some_and(|it| Arc::ptr_eq(it, shared))
+    }
+
+    /// Counts a connection under all its keys, if there may be one more.
+    fn admit(&mut self, config: &Config, keys: &[(LimitKey, usize)]) -> Result<(), RefusalReason> {
+        if self.is_draining {
+            return Err(RefusalReason::Draining);
         }
-        // Outside a runtime there is nothing to sleep on.
-        let runtime = Handle::try_current().ok()?;
-        let number = self.tickers;
-        self.tickers += 1;
-        self.next_tick = first_tick;
-        self.ticker = Some(Ticker { number, task: None });
-        Some((runtime, number))
+        let most = config.max_connections;
+        if most.is_some_and(|most| self.connections.len() >= most) {
+            return Err(RefusalReason::Full);
+        }
+        for (at, (key, most)) in keys.iter().enumerate() {
+            if !self.counts.take(*key, *most) {
+                for (key, _) in &keys[..at] {
+                    self.counts.give_back(*key);
+                }
+                return Err(RefusalReason::KeyFull);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Default for Registry {
     fn default() -> Self {
         Self {
+            tally: Tally::default(),
+            keys: KeyMaker::default(),
+            emptied: Notify::new(),
             table: Mutex::new(Table {
                 connections: Slab::new(),
                 keys: HashMap::new(),
                 wheel: Wheel::new(),
+                counts: Counts::default(),
+                is_draining: false,
+                cut: 0,
                 ticker: None,
                 tickers: 0,
                 next_tick: 0,
@@ -338,34 +379,5 @@ impl Drop for Registry {
         if let Some(task) = table.ticker.take().and_then(|ticker| ticker.task) {
             task.abort();
         }
-    }
-}
-
-impl Drop for TickerGuard {
-    fn drop(&mut self) {
-        let Some(registry) = self.registry.upgrade() else {
-            return;
-        };
-        let mut table = registry.lock();
-        table.ticker.take_if(|ticker| ticker.number == self.number);
-        drop(table);
-        // Explicit, and last: this may be the registry's last owner.
-        drop(registry);
-    }
-}
-
-/// The ticker: one task for each registry, which it does not keep alive.
-async fn run(guard: TickerGuard, earlier: Arc<Notify>) {
-    let mut due = Vec::new();
-    loop {
-        let Some(registry) = guard.registry.upgrade() else {
-            return;
-        };
-        let Some(next) = registry.tick(&mut due) else {
-            return;
-        };
-        drop(registry);
-        // Either way it is time to look again.
-        let _ = timeout_at(next, earlier.notified()).await;
     }
 }

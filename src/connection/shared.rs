@@ -16,19 +16,18 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Poll, Waker},
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    CloseReason, SendError, SseConnection, StreamError, TrySendError,
+    CloseReason, SendError, SseConnection, StreamError,
     config::Config,
     feed::Feed,
-    outbox::Ticket,
-    registry::Registry,
-    state::{EndHook, State, Wake, Woken},
+    limits::RefusalReason,
+    registry::{Record, Registry},
+    state::{EndHook, State, Wake},
     values::Values,
 };
 use crate::Event;
@@ -39,6 +38,17 @@ pub(crate) struct RequestInfo {
     /// Captured path parameters, decoded.
     pub(crate) params: Box<[(Box<str>, Box<str>)]>,
     pub(crate) last_event_id: Option<Box<str>>,
+    pub(crate) kind: RequestKind,
+}
+
+/// What the answer to a request depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RequestKind {
+    /// GET or HEAD: a client that comes back for what it has missed.
+    pub(crate) is_get: bool,
+    pub(crate) is_head: bool,
+    /// HTTP/1.1 or older.
+    pub(crate) is_http1: bool,
     pub(crate) is_http2: bool,
 }
 
@@ -56,9 +66,9 @@ pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) request: RequestInfo,
     pub(super) values: Values,
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     /// Its key in the registry.
-    key: usize,
+    pub(super) key: usize,
     /// How many handles keep the stream open.
     handles: AtomicUsize,
     /// Notified when the connection has ended, and when it is closed before it starts.
@@ -76,8 +86,8 @@ impl Shared {
         key: usize,
         config: Arc<Config>,
         request: RequestInfo,
+        state: State,
     ) -> Self {
-        let state = State::new(&config);
         Self {
             uuid,
             config,
@@ -128,100 +138,6 @@ impl Shared {
             || state.feed.as_ref().is_some_and(is_subscribed)
     }
 
-    // ===== sending =====
-
-    /// Sends the event, if there is room and nobody waits for it.
-    pub(super) fn try_send(&self, event: Event) -> Result<(), TrySendError> {
-        let mut state = self.lock();
-        if let Some(reason) = state.closing {
-            drop(state);
-            return Err(SendError::new(event, reason).into());
-        }
-        if state.refuses(&event) {
-            drop(state);
-            return Err(TrySendError::Refused(SendError::has_id(event)));
-        }
-        if !state.outbox.admits(event.size(), None) {
-            drop(state);
-            return Err(TrySendError::Full(event));
-        }
-        let woken = self.push(&mut state, event);
-        drop(state);
-        woken.wake();
-        Ok(())
-    }
-
-    /// Sends the event and empties its place; or, where there is no room, enters the queue of
-    /// waiting senders.
-    pub(super) fn poll_send(
-        &self,
-        place: &mut Option<Event>,
-        ticket: &mut Option<Ticket>,
-        waker: &Waker,
-    ) -> Poll<Result<(), SendError>> {
-        let Some(event) = place else {
-            return Poll::Ready(Ok(()));
-        };
-        let mut state = self.lock();
-        let may_wait = state.closing.is_none() && !state.refuses(event);
-        if may_wait && !state.outbox.admits(event.size(), *ticket) {
-            let (entered, replaced) = state.outbox.wait(*ticket, waker);
-            *ticket = Some(entered);
-            drop(state);
-            drop(replaced);
-            return Poll::Pending;
-        }
-        let left = ticket.take().and_then(|ticket| state.outbox.leave(ticket));
-        let Some(event) = place.take() else {
-            return Poll::Ready(Ok(()));
-        };
-        let result = match state.closing {
-            Some(reason) => {
-                drop(state);
-                Err(SendError::new(event, reason))
-            }
-            None if state.refuses(&event) => {
-                drop(state);
-                Err(SendError::has_id(event))
-            }
-            None => {
-                let woken = self.push(&mut state, event);
-                drop(state);
-                woken.wake();
-                Ok(())
-            }
-        };
-        drop(left);
-        Poll::Ready(result)
-    }
-
-    /// Gives a waiting sender's place up.
-    pub(super) fn cancel_send(&self, ticket: Ticket) {
-        let mut state = self.lock();
-        let left = state.outbox.leave(ticket);
-        let sender = state.outbox.next_waiter();
-        drop(state);
-        drop(left);
-        if let Some(sender) = sender {
-            sender.wake();
-        }
-    }
-
-    #[inline]
-    fn push(&self, state: &mut State, event: Event) -> Woken {
-        let mut number = None;
-        if self.config.numbered && event.has_data() && !event.has_id() {
-            number = Some(state.next_number);
-            state.next_number += 1;
-        }
-        state.outbox.push(event.into_frame(number));
-        state.is_started = true;
-        Woken {
-            reader: state.reader.take(),
-            sender: state.outbox.next_waiter(),
-        }
-    }
-
     // ===== starting and closing =====
 
     /// Starts the stream, unless it is closing. Tells whether it is started now.
@@ -247,6 +163,9 @@ impl Shared {
         }
         state.error = error;
         state.is_wanted = true;
+        if reason == CloseReason::Closed {
+            self.say_goodbye_if_ending(&mut state);
+        }
         let wake = state.close(reason);
         drop(state);
         self.ended.notify_waiters();
@@ -255,7 +174,7 @@ impl Shared {
     }
 
     /// Begins to close with a last event, which goes out past the outbox's bounds.
-    pub(super) fn close_with(&self, last: Event) -> Result<(), SendError> {
+    pub(super) fn close_with(&self, mut last: Event) -> Result<(), SendError> {
         let mut state = self.lock();
         if let Some(reason) = state.closing {
             drop(state);
@@ -265,9 +184,15 @@ impl Shared {
             drop(state);
             return Err(SendError::has_id(last));
         }
+        let may_carry =
+            last.has_data() && !last.has_retry() && self.config.reconnect_event.is_some();
+        if let Some(retry) = state.retry.take_if(|_| may_carry) {
+            last = last.retry(retry);
+        }
         let pushed = self.push(&mut state, last);
         let closed = state.close(CloseReason::Closed);
         drop(state);
+        self.ended.notify_waiters();
         pushed.wake();
         closed.wake();
         Ok(())
@@ -278,6 +203,9 @@ impl Shared {
     pub(super) fn close_from_outside(&self) -> bool {
         let mut state = self.lock();
         let is_first = state.closing.is_none();
+        if state.is_started {
+            self.say_goodbye_if_ending(&mut state);
+        }
         let wake = state.close(CloseReason::Closed);
         drop(state);
         self.ended.notify_waiters();
@@ -306,7 +234,10 @@ impl Shared {
     pub(super) fn answered(&self, verdict: Verdict, failure: Option<StreamError>) -> bool {
         let mut state = self.lock();
         state.has_handler = false;
-        let is_declined = state.closing == Some(CloseReason::Declined);
+        let is_declined = matches!(
+            state.closing,
+            Some(CloseReason::Declined | CloseReason::Refused)
+        );
         let was_started = state.is_started;
         let is_stream = was_started
             || match verdict {
@@ -322,17 +253,47 @@ impl Shared {
             state.close(CloseReason::Failed)
         } else if is_stream {
             state.is_started = true;
-            self.close_orphan(&mut state)
+            if state.ending.is_some() {
+                // One that was cut before it started has its last event still to come.
+                self.say_goodbye_if_ending(&mut state);
+                self.finish(&mut state)
+            } else {
+                self.close_orphan(&mut state)
+            }
         } else {
             state.close(match verdict {
                 Verdict::No(reason) => reason,
                 _ => CloseReason::Declined,
             })
         };
+        let is_closing = state.closing.is_some();
         drop(state);
+        if is_closing {
+            self.ended.notify_waiters();
+        }
         wake.wake();
         self.went_live(live);
         is_stream
+    }
+
+    /// Refuses a connection that is one too many: in place of the stream there is the layer's
+    /// refusal; a stream that has started ends.
+    pub(super) fn refuse(&self) -> bool {
+        let mut state = self.lock();
+        if state.closing.is_some() {
+            return false;
+        }
+        if state.is_started {
+            state
+                .retry
+                .get_or_insert_with(|| self.config.refusal_retry());
+            self.say_goodbye(&mut state, RefusalReason::KeyFull.as_str());
+        }
+        let wake = state.close(CloseReason::Refused);
+        drop(state);
+        self.ended.notify_waiters();
+        wake.wake();
+        true
     }
 
     // ===== the end =====
@@ -370,6 +331,12 @@ impl Shared {
         }
         let reason = *state.closing.get_or_insert(reason);
         let is_open = state.is_open;
+        let record = Record {
+            reason,
+            taken: state.all_taken(),
+            keys: mem::take(&mut state.keys),
+            was_cut: state.was_cut,
+        };
         let hooks = mem::take(&mut state.hooks);
         let feed = state.feed.take();
         let wake = Wake {
@@ -378,7 +345,7 @@ impl Shared {
         };
         drop(state);
 
-        self.registry.remove(self.key);
+        self.registry.remove(self.key, &record);
         if let Some(feed) = feed {
             feed.source.detach();
         }
@@ -391,38 +358,6 @@ impl Shared {
         }
         self.ended.notify_waiters();
         wake.wake();
-    }
-
-    // ===== time =====
-
-    /// The ticker's visit. Gives the time of the next one.
-    pub(super) fn tick(&self, now: Instant) -> Option<Instant> {
-        let keep_alive = self.config.keep_alive?;
-        let mut state = self.lock();
-        if state.is_ended {
-            return None;
-        }
-        if !state.is_started {
-            return Some(now + keep_alive);
-        }
-        let due = state.last_taken + keep_alive;
-        if due > now {
-            return Some(due);
-        }
-        let mut reader = None;
-        if state.closing.is_none() && state.outbox.is_empty() {
-            state.heartbeat_due = true;
-            reader = state.reader.take();
-        }
-        let source = state.feed.as_ref().map(|feed| Arc::clone(&feed.source));
-        drop(state);
-        if let Some(source) = source {
-            source.visit();
-        }
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-        Some(now + keep_alive)
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{CloseReason, shared::Shared};
 
@@ -79,8 +80,11 @@ impl SourceWaker {
     }
 
     /// The waker of the body that sleeps, to be woken outside all locks.
-    pub(crate) fn take(&self) -> Option<Waker> {
-        self.0.upgrade()?.lock().reader.take()
+    pub(crate) fn take(&self, now: Instant) -> Option<Waker> {
+        let shared = self.0.upgrade()?;
+        let mut state = shared.lock();
+        state.note_waiting(|| now);
+        state.reader.take()
     }
 
     /// Why the connection is closed, or will have been.
@@ -105,9 +109,24 @@ pub(crate) struct Batch {
     /// All frames, once there are several.
     merged: Vec<u8>,
     is_full: bool,
+    /// How many frames have been added.
+    pushed: u64,
+    /// How many of them by a source.
+    of_source: u64,
 }
 
 impl Batch {
+    /// Takes from a source. Each of its frames is one event.
+    pub(super) fn pull(&mut self, source: &dyn Source) {
+        let before = self.pushed;
+        source.pull(self);
+        self.of_source += self.pushed - before;
+    }
+
+    pub(super) fn events_of_source(&self) -> u64 {
+        self.of_source
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.first.is_none() && self.merged.is_empty()
     }
@@ -127,6 +146,7 @@ impl Batch {
 
     /// Adds a frame. One that stays alone goes out without a copy.
     pub(crate) fn push(&mut self, frame: Bytes) {
+        self.pushed += 1;
         if self.is_empty() {
             self.first = Some(frame);
             return;

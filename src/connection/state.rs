@@ -3,16 +3,19 @@
 //! It is guarded by its connection's lock, and knows nothing of it: what has to be woken is given
 //! out, to be woken once the lock is released.
 
-use std::{sync::Arc, task::Waker};
+use std::{sync::Arc, task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     CloseReason, StreamError,
     config::{Config, Welcome},
+    ending::Plan,
     feed::Feed,
+    limits::LimitKey,
     outbox::{Outbox, Waiters},
     source::Source,
+    stats::Taken,
 };
 use crate::Event;
 
@@ -24,8 +27,22 @@ pub(super) struct State {
     pub(super) is_started: bool,
     /// It was closed by a handle before it started: a 200 then starts it, to end it properly.
     pub(super) is_wanted: bool,
+    /// The handler is being polled inside the body, which looks at the outbox right afterwards.
+    pub(super) is_attended: bool,
+    /// Since when something waits to be taken, as far as is known.
+    pub(super) waits_since: Option<Instant>,
     /// The inner service, or the `accept` function, has not finished.
     pub(super) has_handler: bool,
+    /// When it is to end.
+    pub(super) plan: Option<Plan>,
+    /// The plan's time has come: it closes, for this reason, when the handler has finished.
+    pub(super) ending: Option<CloseReason>,
+    /// When what is left of it is cut.
+    pub(super) deadline: Option<Instant>,
+    /// The reconnection time for the last event, until that is queued.
+    pub(super) retry: Option<Duration>,
+    /// It could not end by itself.
+    pub(super) was_cut: bool,
     pub(super) closing: Option<CloseReason>,
     /// How the body has to break off.
     pub(super) error: Option<StreamError>,
@@ -37,6 +54,10 @@ pub(super) struct State {
     pub(super) last_taken: Instant,
     /// What there is besides the outbox.
     pub(super) feed: Option<Feed>,
+    /// What was taken: the outbox counts its own events.
+    pub(super) taken: Taken,
+    /// What it is counted by.
+    pub(super) keys: Vec<LimitKey>,
     pub(super) next_number: u64,
     pub(super) hooks: Vec<EndHook>,
 }
@@ -53,9 +74,16 @@ impl State {
         Self {
             outbox: Outbox::new(config.outbox),
             reader: None,
+            is_attended: false,
+            waits_since: None,
             is_started: false,
             is_wanted: false,
             has_handler: true,
+            plan: None,
+            ending: None,
+            deadline: None,
+            retry: None,
+            was_cut: false,
             closing: None,
             error: None,
             is_ended: false,
@@ -65,6 +93,8 @@ impl State {
             // The welcome, which is written last of all, has number 0.
             next_number: u64::from(has_welcome),
             feed: None,
+            taken: Taken::default(),
+            keys: Vec::new(),
             hooks: Vec::new(),
         }
     }
@@ -94,12 +124,30 @@ impl State {
         is_open.then(|| Arc::clone(&feed.source))
     }
 
-    /// Begins to close, unless that has been.
+    /// Notes that something waits to be taken, if the reader is not about to look.
+    #[inline]
+    pub(super) fn note_waiting(&mut self, now: impl FnOnce() -> Instant) {
+        if self.waits_since.is_none() && self.is_open && !self.is_attended {
+            self.waits_since = Some(now());
+        }
+    }
+
+    /// What the server has taken, ever.
+    pub(super) fn all_taken(&self) -> Taken {
+        Taken {
+            events: self.taken.events + self.outbox.taken(),
+            bytes: self.taken.bytes,
+        }
+    }
+
+    /// Begins to close, unless that has been. Whoever closes one that was to end anyway only
+    /// carries that out.
     pub(super) fn close(&mut self, reason: CloseReason) -> Wake {
         if self.closing.is_some() {
             return Wake::default();
         }
-        self.closing = Some(reason);
+        let planned = self.ending.filter(|_| reason == CloseReason::Closed);
+        self.closing = planned.or(Some(reason));
         Wake {
             reader: self.reader.take(),
             senders: self.outbox.dismiss(),

@@ -68,6 +68,14 @@ impl Wheel {
         tick
     }
 
+    /// As [`set`](Self::set), unless the key has a timer that is earlier.
+    pub(super) fn set_earlier(&mut self, key: usize, tick: u64) -> u64 {
+        match self.links.get(key) {
+            Some(link) if link.is_set && link.tick <= tick => link.tick,
+            _ => self.set(key, tick),
+        }
+    }
+
     /// Takes the timer of a key away, if it has one.
     pub(super) fn cancel(&mut self, key: usize) {
         let Some(link) = self.links.get_mut(key).filter(|link| link.is_set) else {
@@ -131,6 +139,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Set(usize, u64),
+        SetEarlier(usize, u64),
         Cancel(usize),
         Advance(u64),
     }
@@ -138,6 +147,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             (0..20_usize, 0..2_000_u64).prop_map(|(key, after)| Step::Set(key, after)),
+            (0..20_usize, 0..2_000_u64).prop_map(|(key, after)| Step::SetEarlier(key, after)),
             (0..20_usize).prop_map(Step::Cancel),
             (0..700_u64).prop_map(Step::Advance),
         ]
@@ -154,6 +164,12 @@ mod tests {
                     Step::Set(key, after) => {
                         let tick = wheel.set(key, now + after);
                         prop_assert_eq!(tick, (now + after).max(now + 1));
+                        model.insert(key, tick);
+                    }
+                    Step::SetEarlier(key, after) => {
+                        let tick = wheel.set_earlier(key, now + after);
+                        let earlier = model.get(&key).copied().unwrap_or(u64::MAX);
+                        prop_assert_eq!(tick, earlier.min((now + after).max(now + 1)));
                         model.insert(key, tick);
                     }
                     Step::Cancel(key) => {
