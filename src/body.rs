@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -33,8 +34,8 @@ pin_project! {
 pin_project! {
     #[project = InnerProj]
     enum Inner<B, F> {
-        /// Ends at once, with an exact size of 0.
-        Empty,
+        /// Bytes that are there already, if any: an answer of the layer's own.
+        Whole { bytes: Bytes },
         /// Ends at once, and leaves its size open: the answer to a HEAD request. An exact 0 would
         /// make servers write a `content-length` that the stream has not.
         Head,
@@ -58,8 +59,12 @@ struct Stream<F> {
 
 impl<B, F> SseBody<B, F> {
     pub(crate) fn empty() -> Self {
+        Self::whole(Bytes::new())
+    }
+
+    pub(crate) fn whole(bytes: Bytes) -> Self {
         Self {
-            inner: Inner::Empty,
+            inner: Inner::Whole { bytes },
         }
     }
 
@@ -111,7 +116,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().inner.project() {
-            InnerProj::Empty | InnerProj::Head => Poll::Ready(None),
+            InnerProj::Whole { bytes } if !bytes.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(mem::take(bytes)))))
+            }
+            InnerProj::Whole { .. } | InnerProj::Head => Poll::Ready(None),
             InnerProj::PassThrough { body } => {
                 Poll::Ready(ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into)))
             }
@@ -124,7 +132,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Inner::Empty => true,
+            Inner::Whole { bytes } => bytes.is_empty(),
             Inner::Head => false,
             Inner::PassThrough { body } => body.is_end_stream(),
             Inner::Stream { stream } => stream.reader.is_ended(),
@@ -133,7 +141,7 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
-            Inner::Empty => SizeHint::with_exact(0),
+            Inner::Whole { bytes } => SizeHint::with_exact(bytes.len() as u64),
             Inner::Head | Inner::Stream { .. } => SizeHint::default(),
             Inner::PassThrough { body } => body.size_hint(),
         }

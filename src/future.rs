@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::{Response, StatusCode, response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -36,6 +37,9 @@ pin_project! {
         Sse {
             call: Option<Call<F>>,
         },
+        Answered {
+            answered: Option<Box<Answered>>,
+        },
     }
 }
 
@@ -45,6 +49,12 @@ struct Call<F> {
     /// destructors do.
     reader: Reader,
     handler: Handler<F>,
+    is_head: bool,
+}
+
+/// An answer of the layer's own. In a box, because what goes through should not carry its size.
+struct Answered {
+    response: Response<Bytes>,
     is_head: bool,
 }
 
@@ -81,6 +91,15 @@ impl<F> ResponseFuture<F> {
             },
         }
     }
+
+    /// An answer that needs neither the inner service nor a connection.
+    pub(crate) fn answered(response: Response<Bytes>, is_head: bool) -> Self {
+        Self {
+            inner: Inner::Answered {
+                answered: Some(Box::new(Answered { response, is_head })),
+            },
+        }
+    }
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {
@@ -105,6 +124,11 @@ where
                 Poll::Ready(Ok(response.map(SseBody::pass_through)))
             }
             InnerProj::Sse { call } => poll_call(call, cx),
+            InnerProj::Answered { answered } => match answered.take() {
+                Some(answered) => Poll::Ready(Ok(answered.into_response())),
+                // Polled again after it was ready, which is not allowed.
+                None => Poll::Pending,
+            },
         }
     }
 }
@@ -152,6 +176,19 @@ where
         None => Ok(call.start()),
         Some(answer) => call.answer(answer),
     })
+}
+
+impl Answered {
+    fn into_response<B, F>(self) -> Response<SseBody<B, F>> {
+        let Self { response, is_head } = self;
+        response.map(|bytes| {
+            if is_head {
+                SseBody::head()
+            } else {
+                SseBody::whole(bytes)
+            }
+        })
+    }
 }
 
 impl<F> Call<F> {

@@ -91,7 +91,10 @@
 //! # }
 //! ```
 
-pub use crate::{body::SseBody, future::ResponseFuture, path::PatternError, service::SseService};
+pub use crate::{
+    body::SseBody, future::ResponseFuture, guard::GuardError, path::PatternError,
+    service::SseService,
+};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -102,6 +105,7 @@ use crate::{
     Event, SseConnection,
     connection::{Capacity, CloseReason, Config, Connections, Welcome},
     future::AcceptFuture,
+    guard::Guard,
     path::Rule,
 };
 
@@ -118,6 +122,7 @@ pub struct SseLayer {
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) rule: Rule,
+    pub(crate) guard: Guard,
     pub(crate) config: Arc<Config>,
     pub(crate) connections: Connections,
     pub(crate) accept: Option<AcceptFn>,
@@ -379,6 +384,7 @@ impl SseLayer {
         Self {
             settings: Arc::new(Settings {
                 rule,
+                guard: Guard::default(),
                 config: Arc::default(),
                 connections: Connections::new(),
                 accept: None,
@@ -386,7 +392,7 @@ impl SseLayer {
         }
     }
 
-    fn settings_mut(&mut self) -> &mut Settings {
+    pub(crate) fn settings_mut(&mut self) -> &mut Settings {
         Arc::make_mut(&mut self.settings)
     }
 
@@ -413,6 +419,7 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("rule", &self.rule)
+            .field("guard", &self.guard)
             .field("config", &self.config)
             .field("connections", &self.connections)
             .field("has_accept", &self.accept.is_some())

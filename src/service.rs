@@ -67,6 +67,9 @@ where
         };
         let is_head = request.method() == Method::HEAD;
         let settings = &self.settings;
+        if let Err(forbidden) = settings.guard.check(&request) {
+            return ResponseFuture::answered(forbidden.response(), is_head);
+        }
         // From here on the reader's destructor ends the connection, also if the inner service
         // panics.
         let (connection, reader) = settings.connections.open(&settings.config, info);

@@ -4,8 +4,8 @@
 //! request -> path -> connection -> outbox / topic cursors -> body -> wire
 //!
 //! 4  serve axum test_util error                  the top: whatever joins the rest
-//! 3  layer service future body response path  |  broker        (neither names the other)
-//! 2  connection                               |  backplane
+//! 3  layer service future body response path guard  |  broker  (neither names the other)
+//! 2  connection                                     |  backplane
 //! 1  log stats                                   no tokio, no http
 //! 0  event                                       bytes only
 //! ```
@@ -60,6 +60,7 @@ const FLOORS: &[(&str, u8, Half, Crates)] = &[
     ("body", 3, Http, AllBut(FOREIGN)),
     ("response", 3, Http, AllBut(FOREIGN)),
     ("path", 3, Http, AllBut(FOREIGN)),
+    ("guard", 3, Http, AllBut(FOREIGN)),
     ("error", 4, Both, Only(&[])),
     ("axum", 4, Both, AllBut(&[])),
     ("serve", 4, Both, AllBut(&["axum_core"])),
