@@ -34,10 +34,8 @@ pin_project! {
 pin_project! {
     #[project = InnerProj]
     enum Inner<B, F> {
-        /// The layer's own answer, if it has one. Its size is exact.
-        Whole {
-            data: Bytes,
-        },
+        /// Bytes that are there already, if any: an answer of the layer's own.
+        Whole { bytes: Bytes },
         /// Ends at once, and leaves its size open: the answer to a HEAD request. An exact 0 would
         /// make servers write a `content-length` that the stream has not.
         Head,
@@ -64,9 +62,9 @@ impl<B, F> SseBody<B, F> {
         Self::whole(Bytes::new())
     }
 
-    pub(crate) fn whole(data: Bytes) -> Self {
+    pub(crate) fn whole(bytes: Bytes) -> Self {
         Self {
-            inner: Inner::Whole { data },
+            inner: Inner::Whole { bytes },
         }
     }
 
@@ -118,12 +116,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().inner.project() {
-            InnerProj::Head => Poll::Ready(None),
-            InnerProj::Whole { data } => {
-                let data = mem::take(data);
-                let frame = (!data.is_empty()).then(|| Ok(Frame::data(data)));
-                Poll::Ready(frame)
+            InnerProj::Whole { bytes } if !bytes.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(mem::take(bytes)))))
             }
+            InnerProj::Whole { .. } | InnerProj::Head => Poll::Ready(None),
             InnerProj::PassThrough { body } => {
                 Poll::Ready(ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into)))
             }
@@ -136,7 +132,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Inner::Whole { data } => data.is_empty(),
+            Inner::Whole { bytes } => bytes.is_empty(),
             Inner::Head => false,
             Inner::PassThrough { body } => body.is_end_stream(),
             Inner::Stream { stream } => stream.reader.is_ended(),
@@ -145,7 +141,7 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
-            Inner::Whole { data } => SizeHint::with_exact(data.len() as u64),
+            Inner::Whole { bytes } => SizeHint::with_exact(bytes.len() as u64),
             Inner::Head | Inner::Stream { .. } => SizeHint::default(),
             Inner::PassThrough { body } => body.size_hint(),
         }

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::{Response, StatusCode, response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -15,7 +16,7 @@ use pin_project_lite::pin_project;
 use crate::{
     body::SseBody,
     connection::{CloseReason, Reader, RefusalReason, StreamErrorKind, Verdict},
-    refusal::Refused,
+    refusal::refusal,
     response::{head, may_become_stream},
 };
 
@@ -37,8 +38,8 @@ pin_project! {
         Sse {
             call: Option<Call<F>>,
         },
-        Refused {
-            refused: Option<Box<Refused>>,
+        Answered {
+            answered: Option<Box<Answered>>,
         },
     }
 }
@@ -49,6 +50,12 @@ struct Call<F> {
     /// destructors do.
     reader: Reader,
     handler: Handler<F>,
+    is_head: bool,
+}
+
+/// An answer of the layer's own. In a box, because what goes through should not carry its size.
+struct Answered {
+    response: Response<Bytes>,
     is_head: bool,
 }
 
@@ -74,13 +81,6 @@ impl<F> ResponseFuture<F> {
         }
     }
 
-    pub(crate) fn refused(refused: Refused) -> Self {
-        let refused = Some(Box::new(refused));
-        Self {
-            inner: Inner::Refused { refused },
-        }
-    }
-
     pub(crate) fn sse(reader: Reader, handler: Handler<F>, is_head: bool) -> Self {
         Self {
             inner: Inner::Sse {
@@ -89,6 +89,15 @@ impl<F> ResponseFuture<F> {
                     handler,
                     is_head,
                 }),
+            },
+        }
+    }
+
+    /// An answer that needs neither the inner service nor a connection.
+    pub(crate) fn answered(response: Response<Bytes>, is_head: bool) -> Self {
+        Self {
+            inner: Inner::Answered {
+                answered: Some(Box::new(Answered { response, is_head })),
             },
         }
     }
@@ -116,8 +125,8 @@ where
                 Poll::Ready(Ok(response.map(SseBody::pass_through)))
             }
             InnerProj::Sse { call } => poll_call(call, cx),
-            InnerProj::Refused { refused } => match refused.take() {
-                Some(refused) => Poll::Ready(Ok(refused.into_response())),
+            InnerProj::Answered { answered } => match answered.take() {
+                Some(answered) => Poll::Ready(Ok(answered.into_response())),
                 // Polled again after it was ready, which is not allowed.
                 None => Poll::Pending,
             },
@@ -170,6 +179,19 @@ where
     })
 }
 
+impl Answered {
+    fn into_response<B, F>(self) -> Response<SseBody<B, F>> {
+        let Self { response, is_head } = self;
+        response.map(|bytes| {
+            if is_head {
+                SseBody::head()
+            } else {
+                SseBody::whole(bytes)
+            }
+        })
+    }
+}
+
 impl<F> Call<F> {
     /// Starts the stream, with a handler that has not answered.
     fn start<B>(self) -> Response<SseBody<B, F>> {
@@ -212,9 +234,10 @@ impl<F> Call<F> {
             };
             return Ok(stream(reader, None, inner, is_head));
         }
-        let refused = reader
-            .refused()
-            .map(|(config, kind)| Refused::new(RefusalReason::KeyFull, config, kind));
+        let refused = reader.refused().map(|(config, kind)| Answered {
+            response: refusal(RefusalReason::KeyFull, config, kind),
+            is_head,
+        });
         drop(reader);
         if let Some(refused) = refused {
             return Ok(refused.into_response());

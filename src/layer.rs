@@ -91,7 +91,10 @@
 //! # }
 //! ```
 
-pub use crate::{body::SseBody, future::ResponseFuture, path::PatternError, service::SseService};
+pub use crate::{
+    body::SseBody, future::ResponseFuture, guard::GuardError, path::PatternError,
+    service::SseService,
+};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -102,6 +105,7 @@ use crate::{
     Event, SseConnection,
     connection::{Capacity, CloseReason, Config, Connections, Welcome},
     future::AcceptFuture,
+    guard::Guard,
     path::Rule,
     protection::KeyFn,
 };
@@ -119,6 +123,7 @@ pub struct SseLayer {
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) rule: Rule,
+    pub(crate) guard: Guard,
     pub(crate) config: Arc<Config>,
     pub(crate) connections: Connections,
     pub(crate) accept: Option<AcceptFn>,
@@ -383,6 +388,7 @@ impl SseLayer {
         Self {
             settings: Arc::new(Settings {
                 rule,
+                guard: Guard::default(),
                 config: Arc::default(),
                 connections: Connections::new(),
                 accept: None,
@@ -418,6 +424,7 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("rule", &self.rule)
+            .field("guard", &self.guard)
             .field("config", &self.config)
             .field("connections", &self.connections)
             .field("has_accept", &self.accept.is_some())

@@ -105,6 +105,7 @@ pub mod test_util;
 mod body;
 mod error;
 mod future;
+mod guard;
 mod log;
 mod path;
 mod protection;

@@ -14,7 +14,7 @@ use crate::{
     body::SseBody,
     future::{Handler, ResponseFuture},
     layer::Settings,
-    refusal::Refused,
+    refusal::refusal,
 };
 
 /// Middleware that turns the answers of its inner service into event streams, made by
@@ -68,13 +68,16 @@ where
         };
         let settings = &self.settings;
         let kind = info.kind;
+        if let Err(forbidden) = settings.guard.check(&request) {
+            return ResponseFuture::answered(forbidden.response(), kind.is_head);
+        }
         let (keys, request) = settings.keys_of(request);
         let opened = settings.connections.open(&settings.config, info, &keys);
         let (connection, reader) = match opened {
             Ok(opened) => opened,
             Err(reason) => {
-                let refused = Refused::new(reason, &settings.config, kind);
-                return ResponseFuture::refused(refused);
+                let refusal = refusal(reason, &settings.config, kind);
+                return ResponseFuture::answered(refusal, kind.is_head);
             }
         };
         let mut request = request;

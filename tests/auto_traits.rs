@@ -27,7 +27,7 @@ use tower_sse::{
         SendError, StreamError, TrySendError,
     },
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
-    layer::{PatternError, ResponseFuture, SseBody, SseService},
+    layer::{GuardError, PatternError, ResponseFuture, SseBody, SseService},
     test_util::{EventReader, ReadError},
 };
 
@@ -138,6 +138,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         TrySendError,
         StreamError,
         PatternError,
+        GuardError,
         ReadError,
         BoxError,
         BrokerError,

@@ -4,8 +4,8 @@
 //! request -> path -> connection -> outbox / topic cursors -> body -> wire
 //!
 //! 4  serve axum test_util error                  the top: whatever joins the rest
-//! 3  layer service future body response path  |  broker        (neither names the other)
-//! 2  connection                               |  backplane
+//! 3  layer service future body response path ..  |  broker     (neither names the other)
+//! 2  connection                                  |  backplane
 //! 1  log                                         no tokio, no http
 //! 0  event                                       bytes only
 //! ```
@@ -61,6 +61,7 @@ const FLOORS: &[(&str, u8, Half, Crates)] = &[
     ("path", 3, Http, AllBut(FOREIGN)),
     ("protection", 3, Http, AllBut(FOREIGN)),
     ("refusal", 3, Http, AllBut(FOREIGN)),
+    ("guard", 3, Http, AllBut(FOREIGN)),
     ("error", 4, Both, Only(&[])),
     ("axum", 4, Both, AllBut(&[])),
     ("serve", 4, Both, AllBut(&["axum_core"])),

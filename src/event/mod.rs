@@ -15,6 +15,11 @@
 //!
 //! [HTML standard]: https://html.spec.whatwg.org/multipage/server-sent-events.html#server-sent-events
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "for streams that a layer takes over")
+)]
+pub(crate) mod boundary;
 pub(crate) mod encode;
 
 mod decode;
