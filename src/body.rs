@@ -16,6 +16,7 @@ use pin_project_lite::pin_project;
 
 use crate::{
     BoxError,
+    adopt::Adopted,
     connection::{Reader, StreamErrorKind},
     future::{Handler, failure},
 };
@@ -45,6 +46,10 @@ pin_project! {
         },
         Stream {
             stream: Stream<F>,
+        },
+        Adopted {
+            #[pin]
+            adopted: Adopted<B>,
         },
     }
 }
@@ -78,6 +83,14 @@ impl<B, F> SseBody<B, F> {
         }
     }
 
+    pub(crate) fn adopted(reader: Reader, body: B) -> Self {
+        Self {
+            inner: Inner::Adopted {
+                adopted: Adopted::new(reader, body),
+            },
+        }
+    }
+
     pub(crate) fn stream(reader: Reader, handler: Option<Handler<F>>) -> Self {
         Self {
             inner: Inner::Stream {
@@ -96,8 +109,9 @@ impl<B, F> Default for SseBody<B, F> {
 
 impl<B, F> fmt::Debug for SseBody<B, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_stream = matches!(self.inner, Inner::Stream { .. } | Inner::Adopted { .. });
         f.debug_struct("SseBody")
-            .field("is_stream", &matches!(self.inner, Inner::Stream { .. }))
+            .field("is_stream", &is_stream)
             .finish_non_exhaustive()
     }
 }
@@ -123,6 +137,10 @@ where
             InnerProj::PassThrough { body } => {
                 Poll::Ready(ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into)))
             }
+            InnerProj::Adopted { adopted } => {
+                let next = ready!(adopted.poll_frame(cx));
+                Poll::Ready(next.map(|frame| frame.map(Frame::data)))
+            }
             InnerProj::Stream { stream } => {
                 let next = ready!(stream.poll_frame(cx));
                 Poll::Ready(next.map(|frame| frame.map(Frame::data)))
@@ -136,13 +154,14 @@ where
             Inner::Head => false,
             Inner::PassThrough { body } => body.is_end_stream(),
             Inner::Stream { stream } => stream.reader.is_ended(),
+            Inner::Adopted { adopted } => adopted.is_ended(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Whole { bytes } => SizeHint::with_exact(bytes.len() as u64),
-            Inner::Head | Inner::Stream { .. } => SizeHint::default(),
+            Inner::Head | Inner::Stream { .. } | Inner::Adopted { .. } => SizeHint::default(),
             Inner::PassThrough { body } => body.size_hint(),
         }
     }

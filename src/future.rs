@@ -14,6 +14,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use crate::{
+    adopt::is_event_stream,
     body::SseBody,
     connection::{CloseReason, Reader, RefusalReason, StreamErrorKind, Verdict},
     refusal::refusal,
@@ -215,9 +216,14 @@ impl<F> Call<F> {
         // It may hold the request, and so a handle, that would pass for somebody's wish to send.
         drop(handler);
 
+        let mut is_adopted = false;
         let verdict = match &answer {
             Ok(Answer::Response(response)) => {
-                if may_become_stream(response.status(), response.headers()) {
+                let (status, headers) = (response.status(), response.headers());
+                is_adopted = reader.adopts() && is_event_stream(status, headers);
+                if is_adopted {
+                    Verdict::Adopted
+                } else if may_become_stream(status, headers) {
                     Verdict::Maybe
                 } else {
                     Verdict::No(CloseReason::Declined)
@@ -229,6 +235,9 @@ impl<F> Call<F> {
         };
         if reader.answered(verdict, failure(&answer)) {
             let inner = match answer {
+                Ok(Answer::Response(response)) if is_adopted => {
+                    return Ok(adopted(reader, response));
+                }
                 Ok(Answer::Response(response)) => Some(response.into_parts().0),
                 _ => None,
             };
@@ -291,6 +300,12 @@ fn stream<B, F>(
     }
     reader.begin();
     Response::from_parts(head, SseBody::stream(reader, handler))
+}
+
+fn adopted<B, F>(mut reader: Reader, inner: Response<B>) -> Response<SseBody<B, F>> {
+    let (parts, body) = inner.into_parts();
+    reader.open();
+    Response::from_parts(head(Some(parts)), SseBody::adopted(reader, body))
 }
 
 fn bare<B, F>(status: StatusCode) -> Response<SseBody<B, F>> {

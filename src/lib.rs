@@ -102,6 +102,7 @@ pub mod layer;
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod test_util;
 
+mod adopt;
 mod body;
 mod error;
 mod future;

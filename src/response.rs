@@ -54,7 +54,7 @@ pub(crate) fn may_become_stream(status: StatusCode, headers: &HeaderMap) -> bool
 }
 
 /// Whether the content type starts like this, as in `application/grpc+proto`.
-fn has_type(headers: &HeaderMap, start: &str) -> bool {
+pub(crate) fn has_type(headers: &HeaderMap, start: &str) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return false;
     };

@@ -62,6 +62,7 @@ const FLOORS: &[(&str, u8, Half, Crates)] = &[
     ("protection", 3, Http, AllBut(FOREIGN)),
     ("refusal", 3, Http, AllBut(FOREIGN)),
     ("guard", 3, Http, AllBut(FOREIGN)),
+    ("adopt", 3, Http, AllBut(FOREIGN)),
     ("error", 4, Both, Only(&[])),
     ("axum", 4, Both, AllBut(&[])),
     ("serve", 4, Both, AllBut(&["axum_core"])),

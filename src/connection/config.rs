@@ -16,6 +16,8 @@ pub(crate) struct Config {
     pub(crate) welcome: Welcome,
     pub(crate) numbered: bool,
     pub(crate) hold_open: bool,
+    /// Takes over the streams that the inner service makes.
+    pub(crate) adopts: bool,
     pub(crate) outbox: Capacity,
     pub(crate) max_lifetime: Option<Duration>,
     /// How long a stream that is closing, and a handler at the end of its life, may take.
@@ -49,6 +51,7 @@ impl Default for Config {
             welcome: Welcome::Uuid,
             numbered: false,
             hold_open: false,
+            adopts: false,
             outbox: Capacity {
                 events: 64,
                 bytes: 1 << 20,
@@ -87,6 +90,7 @@ impl fmt::Debug for Config {
             .field("has_welcome", &!matches!(self.welcome, Welcome::None))
             .field("numbered", &self.numbered)
             .field("hold_open", &self.hold_open)
+            .field("adopts", &self.adopts)
             .field("outbox", &self.outbox)
             .field("max_lifetime", &self.max_lifetime)
             .field("grace", &self.grace)

@@ -26,7 +26,7 @@ impl KeyMaker {
     /// Values of two types are never the same key.
     pub(crate) fn key<K: Hash + 'static>(&self, key: &K) -> LimitKey {
         let key = (TypeId::of::<K>(), key);
-        LimitKey(self.0.hash_one(&key), self.1.hash_one(&key))
+        LimitKey(self.0.hash_one(key), self.1.hash_one(key))
     }
 }
 

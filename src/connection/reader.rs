@@ -81,6 +81,12 @@ impl Reader {
 
     /// The stream starts: runs the hook, and writes the welcome.
     pub(crate) fn begin(&mut self) {
+        self.open();
+        self.welcome();
+    }
+
+    /// The inner service's own stream starts: runs the hook.
+    pub(crate) fn open(&mut self) {
         let now = Instant::now();
         let mut state = self.shared.lock();
         state.last_taken = now;
@@ -94,6 +100,11 @@ impl Reader {
         if let Some(hook) = &config.on_open {
             call_hook(|| hook(&connection));
         }
+    }
+
+    fn welcome(&mut self) {
+        let connection = SseConnection::uncounted(&self.shared);
+        let config = &self.shared.config;
         let mut event = match &config.welcome {
             Welcome::None => return,
             Welcome::Custom(welcome) => welcome(&connection),
@@ -138,10 +149,48 @@ impl Reader {
         self.shared.close(CloseReason::Failed, Some(error));
     }
 
+    /// The inner service's own stream has ended; what is queued goes out.
+    pub(crate) fn adopted_finished(&self) {
+        self.shared.lock().is_adopted = false;
+        self.shared.answered(Verdict::Maybe, None);
+        self.shared.close(CloseReason::Closed, None);
+    }
+
+    /// The server has taken this much of the inner service's own stream.
+    pub(crate) fn gave(&mut self, bytes: usize, events: u64) {
+        took(&mut self.shared.lock(), bytes, events);
+        self.is_unflushed = true;
+    }
+
+    /// Ready when the connection has ended without its body: for a moment at which nothing else can
+    /// be given.
+    pub(crate) fn poll_cut(
+        &mut self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Bytes, StreamError>>> {
+        let mut state = self.shared.lock();
+        state.waits_since = None;
+        if !state.is_ended {
+            let old = wait(&mut state, cx);
+            drop(state);
+            drop(old);
+            return Poll::Pending;
+        }
+        let error = state.error.take();
+        drop(state);
+        self.is_ended = true;
+        Poll::Ready(error.map(Err))
+    }
+
     /// Ends the connection, for this reason if there is none yet.
     pub(crate) fn end(&mut self, reason: CloseReason) {
         self.is_ended = true;
         self.shared.end(reason);
+    }
+
+    /// Whether the layer takes over the streams that the inner service makes.
+    pub(crate) fn adopts(&self) -> bool {
+        self.shared.config.adopts && !self.shared.request.kind.is_head
     }
 
     /// Whether the connection was one too many, and what its refusal depends on.

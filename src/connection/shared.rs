@@ -56,6 +56,8 @@ pub(crate) struct RequestKind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Verdict {
     Yes,
+    /// Yes: it is the inner service's own.
+    Adopted,
     /// Yes if somebody is left who could send.
     Maybe,
     No(CloseReason),
@@ -134,6 +136,7 @@ impl Shared {
     pub(super) fn is_held(&self, state: &State) -> bool {
         let is_subscribed = |feed: &Feed| feed.source.is_subscribed();
         self.config.hold_open
+            || state.is_adopted
             || self.handles.load(Ordering::Acquire) > 0
             || state.feed.as_ref().is_some_and(is_subscribed)
     }
@@ -241,7 +244,7 @@ impl Shared {
         let was_started = state.is_started;
         let is_stream = was_started
             || match verdict {
-                Verdict::Yes => !is_declined,
+                Verdict::Yes | Verdict::Adopted => !is_declined,
                 Verdict::Maybe => !is_declined && (state.is_wanted || self.is_held(&state)),
                 Verdict::No(_) => false,
             };
@@ -253,7 +256,14 @@ impl Shared {
             state.close(CloseReason::Failed)
         } else if is_stream {
             state.is_started = true;
-            if state.ending.is_some() {
+            if matches!(verdict, Verdict::Adopted) {
+                state.is_adopted = true;
+                // What cannot be gone on with on another connection is given time, as a handler is.
+                state.has_handler = !self.request.kind.is_get;
+            }
+            if state.has_handler {
+                Wake::default()
+            } else if state.ending.is_some() {
                 // One that was cut before it started has its last event still to come.
                 self.say_goodbye_if_ending(&mut state);
                 self.finish(&mut state)

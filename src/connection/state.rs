@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) is_attended: bool,
     /// Since when something waits to be taken, as far as is known.
     pub(super) waits_since: Option<Instant>,
+    /// The inner service's own stream is taken over, and has not ended.
+    pub(super) is_adopted: bool,
     /// The inner service, or the `accept` function, has not finished.
     pub(super) has_handler: bool,
     /// When it is to end.
@@ -78,6 +80,7 @@ impl State {
             waits_since: None,
             is_started: false,
             is_wanted: false,
+            is_adopted: false,
             has_handler: true,
             plan: None,
             ending: None,

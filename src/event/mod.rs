@@ -15,10 +15,6 @@
 //!
 //! [HTML standard]: https://html.spec.whatwg.org/multipage/server-sent-events.html#server-sent-events
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for streams that a layer takes over")
-)]
 pub(crate) mod boundary;
 pub(crate) mod encode;
 
