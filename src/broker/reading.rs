@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{core::Replica, handshake::Dirty, settings::Settings, topic::Topic};
 use crate::{
-    backplane::{Backplane, Read, ReadError, RecordStream, Start},
+    backplane::{Backplane, ReadError, RecordStream, Start},
     log::Position,
 };
 
@@ -271,9 +271,7 @@ impl Reading {
                     Poll::Pending => return has_read,
                     Poll::Ready(Some(Ok(read))) => {
                         self.failures = 0;
-                        self.last = Some(match &read {
-                            Read::Record(position, _) | Read::Lost(position) => *position,
-                        });
+                        self.last = Some(read.position());
                         core.replica.apply(read);
                         has_read = true;
                     }

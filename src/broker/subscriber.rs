@@ -195,6 +195,11 @@ impl Subscriber {
             let Some((at, offset, frame)) = next else {
                 break;
             };
+            if frame.is_empty() {
+                cursors.topics[at].next += 1;
+                cursors.note_gap(GapReason::Unreadable, Some(1));
+                continue;
+            }
             if !batch.admits(frame.len()) {
                 return true;
             }

@@ -15,6 +15,7 @@
 //!
 //! [HTML standard]: https://html.spec.whatwg.org/multipage/server-sent-events.html#server-sent-events
 
+pub(crate) mod check;
 pub(crate) mod encode;
 
 mod decode;

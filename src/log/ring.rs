@@ -3,7 +3,7 @@
 //! 1. Entries are in the order of their offsets, which strictly rise.
 //! 2. Entries are numbered from 0 in the order in which they came, and keep their numbers: a live
 //!    cursor that holds the number of its next entry knows how many it has lost.
-//! 3. `lost` is the offset of the last entry that was dropped, so that whoever comes back from an
+//! 3. `lost` is the offset of the last entry that was dropped, or is a hole, so that whoever comes back from an
 //!    earlier place can be told.
 
 use std::collections::VecDeque;
@@ -15,7 +15,8 @@ use bytes::Bytes;
 pub(crate) struct Entry {
     pub(crate) offset: u64,
     pub(crate) tag: u32,
-    /// The event as it stands on the wire, with its id.
+    /// The event as it stands on the wire, with its id. Empty for a hole: what stands in its place
+    /// in the log can be given to nobody.
     pub(crate) frame: Bytes,
     /// When it came, in the broker's count of milliseconds.
     pub(crate) time: u64,
@@ -34,7 +35,7 @@ pub(crate) struct Ring {
     /// The number of the first entry.
     first: u64,
     bytes: usize,
-    /// The last entry that was dropped: its offset and tag.
+    /// The last entry that was dropped, or is a hole: its offset and tag.
     lost: (u64, u32),
 }
 
@@ -45,6 +46,9 @@ impl Ring {
                 .back()
                 .is_none_or(|last| last.offset < entry.offset)
         );
+        if entry.frame.is_empty() {
+            self.lose(entry.offset, entry.tag);
+        }
         self.bytes += entry.cost();
         self.entries.push_back(entry);
     }
@@ -175,6 +179,20 @@ mod tests {
             [0, 3, 5, 6, 9].map(|offset| ring.tag_at(offset)),
             [None, None, Some(50), None, Some(90)]
         );
+    }
+
+    #[test]
+    fn a_hole_is_lost_though_it_has_its_number() {
+        let mut ring = Ring::default();
+        ring.push(entry(3));
+        ring.push(Entry {
+            frame: Bytes::new(),
+            ..entry(5)
+        });
+        ring.push(entry(9));
+        assert_eq!((ring.first(), ring.end(), ring.lost()), (0, 3, 5));
+        ring.pop();
+        assert_eq!(ring.lost(), 5);
     }
 
     #[test]
