@@ -196,3 +196,87 @@ async fn a_record_of_nobody_knows_which_topic_is_told_to_all() {
         assert_eq!(resume.outcome(), expected, "from {from}");
     }
 }
+
+/// Records 1 to 3, for a client that is live, which gets them.
+async fn three_records(reads: &Reads, events: &mut EventReader) {
+    for offset in 1..=3 {
+        let lines = format!("data: {offset}\n");
+        reads
+            .send(record(offset, "a", lines.as_bytes()))
+            .await
+            .unwrap();
+    }
+    assert_eq!(next(events, 3).await, ["1", "2", "3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_rewritten_is_told_and_not_given_again_to_those_who_are_live() {
+    let (broker, script, mut openings, reads) = broker().await;
+    let (_a, mut a) = subscribed(&broker, "a").await;
+    three_records(&reads, &mut a).await;
+    // Another third record, and two more.
+    let other = |offset| {
+        let position = Position::new(EPOCH, offset, 99);
+        let lines = format!("data: other {offset}\n");
+        Ok(Read::Record(
+            position,
+            Record::new(topic("a"), lines.into_bytes()),
+        ))
+    };
+    *script.head.lock().unwrap() = Position::new(EPOCH, 5, 99);
+    reads.send(Err(ReadError::rewritten())).await.unwrap();
+    let (start, reads) = openings.recv().await.unwrap();
+    assert_eq!(start, Start::Window);
+    assert_eq!(next(&mut a, 1).await, [gap("lost", "null")]);
+    for offset in [1, 2] {
+        let lines = format!("data: {offset}\n");
+        reads
+            .send(record(offset, "a", lines.as_bytes()))
+            .await
+            .unwrap();
+    }
+    for offset in 3..=5 {
+        reads.send(other(offset)).await.unwrap();
+    }
+    // What follows the log as it was found is new.
+    reads.send(other(6)).await.unwrap();
+    assert_eq!(next(&mut a, 1).await, ["other 6"]);
+    reads.send(other(7)).await.unwrap();
+    assert_eq!(next(&mut a, 1).await, ["other 7"]);
+    // Who has seen the third that is forgotten is told; who has seen the other is not.
+    for (place, expected) in [
+        (place(3), Outcome::Gap),
+        (Position::new(EPOCH, 3, 99), Outcome::Exact),
+        (place(2), Outcome::Exact),
+    ] {
+        let (sse, _events) = connect(Some(place)).await;
+        let resume = broker.subscribe(&sse, "a").await.unwrap();
+        assert_eq!(resume.decided().await, expected, "{place}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_another_log_than_was_opened_makes_the_broker_begin_anew() {
+    let (broker, script, mut openings, reads) = broker().await;
+    let (_a, mut a) = subscribed(&broker, "a").await;
+    three_records(&reads, &mut a).await;
+    let other = Epoch::new(8);
+    let of_other = |offset: u64| {
+        let position = Position::new(other, offset, 1);
+        let lines = format!("data: other {offset}\n");
+        Ok(Read::Record(
+            position,
+            Record::new(topic("a"), lines.into_bytes()),
+        ))
+    };
+    *script.head.lock().unwrap() = Position::new(other, 1, 1);
+    reads.send(of_other(1)).await.unwrap();
+    let (start, reads) = openings.recv().await.unwrap();
+    assert_eq!(start, Start::Window);
+    reads.send(of_other(1)).await.unwrap();
+    reads.send(of_other(2)).await.unwrap();
+    assert_eq!(
+        next(&mut a, 2).await,
+        [gap("lost", "null"), "other 2".to_owned()]
+    );
+}

@@ -149,7 +149,7 @@ impl Replica {
         log.is_window_read = false;
         log.order.clear();
         log.topics.retain(|_, topic| {
-            topic.reset();
+            topic.ring_mut().reset();
             topic.is_read()
         });
         log.entries = 0;
@@ -248,6 +248,9 @@ impl Replica {
         };
         if !log.is_window_read && head.offset() >= end.offset() {
             log.is_window_read = true;
+            for topic in log.topics.values() {
+                topic.ring_mut().set_joins();
+            }
             self.wakes_all.store(true, Ordering::Release);
         }
     }

@@ -158,14 +158,10 @@ impl Subscriber {
             return true;
         }
         let disconnects = self.replica.settings.slow_consumer == SlowConsumer::Disconnect;
-        let losses = self.replica.losses();
-        if cursors.losses != losses {
-            cursors.losses = losses;
-            cursors.note_gap(GapReason::Lost, None);
-        }
+        cursors.note_losses(&self.replica);
         let visible = self.replica.visible();
         loop {
-            let next = cursors.next_entry(visible);
+            let next = cursors.next_entry(&self.replica, visible);
             if cursors.gap.is_some() {
                 let has_lagged = cursors
                     .gap
@@ -245,7 +241,7 @@ impl Subscriber {
 impl Cursors {
     /// The entry that comes next, of all topics: whose it is, its offset and its frame. Notes what
     /// was lost before it.
-    fn next_entry(&mut self, visible: u64) -> Option<(usize, u64, Bytes)> {
+    fn next_entry(&mut self, replica: &Replica, visible: u64) -> Option<(usize, u64, Bytes)> {
         let mut best: Option<(usize, u64, Bytes)> = None;
         for at in 0..self.topics.len() {
             let cursor = &mut self.topics[at];
@@ -253,6 +249,11 @@ impl Cursors {
                 continue;
             }
             let ring = cursor.topic.ring();
+            let Some(number) = ring.continues(cursor.next) else {
+                continue;
+            };
+            let has_joined = number != cursor.next;
+            cursor.next = number;
             let lost = ring.first().saturating_sub(cursor.next);
             let next = cursor.next + lost;
             let entry = ring.entry(next).filter(|entry| entry.offset <= visible);
@@ -260,6 +261,11 @@ impl Cursors {
                 .filter(|entry| best.as_ref().is_none_or(|best| entry.offset < best.1))
                 .map(|entry| (at, entry.offset, entry.frame.clone()));
             drop(ring);
+            if has_joined {
+                // The loss that this is comes before the first event of the other log.
+                self.note_losses(replica);
+            }
+            let cursor = &mut self.topics[at];
             if lost > 0 {
                 cursor.next = next;
                 self.note_gap(GapReason::Lagged, Some(lost));
@@ -267,6 +273,17 @@ impl Cursors {
             best = found.or(best);
         }
         best
+    }
+
+    /// Notes a gap when the log has lost something for all.
+    fn note_losses(&mut self, replica: &Replica) {
+        let losses = replica.losses();
+        if self.losses != losses {
+            self.losses = losses;
+            self.note_gap(GapReason::Lost, None);
+            // Offsets may count anew.
+            self.last_given = self.last_given.min(replica.visible());
+        }
     }
 
     pub(super) fn note_gap(&mut self, reason: GapReason, missed: Option<u64>) {
