@@ -6,6 +6,9 @@
 //!
 //! [`Memory`] is the log of one process.
 
+#[cfg(feature = "redis")]
+#[allow(dead_code, reason = "the logs that it is for come next")]
+mod envelope;
 mod error;
 mod memory;
 mod record;
@@ -42,8 +45,22 @@ pub enum Start {
 pub enum Read {
     /// The next record.
     Record(Position, Record),
-    /// Records up to this place, this one included, are missing.
+    /// Records up to this place, this one included, are missing. Its tag may be 0, for unknown.
     Lost(Position),
+    /// A record of ours stands here that cannot be understood: a later version has written it, or
+    /// it is damaged. With its topic, if at least that can be read.
+    Unreadable(Position, Option<TopicName>),
+}
+
+impl Read {
+    /// Its place in the log.
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Record(position, _) | Self::Lost(position) | Self::Unreadable(position, _) => {
+                *position
+            }
+        }
+    }
 }
 
 /// An ordered, bounded log that nodes share.
@@ -57,8 +74,8 @@ pub enum Read {
 /// 1. Offsets strictly rise within an epoch, for all readers in the same way. The epoch is random,
 ///    made with the log; so is each record's tag.
 /// 2. A reader gets each record that the log retains once, in the order of the offsets. What it
-///    cannot get, because the log has dropped it or because it cannot be understood, it is told of
-///    by [`Read::Lost`], before the next record. The first item of a log that no longer has its
+///    cannot get, because the log has dropped it, it is told of by [`Read::Lost`], before the next
+///    record; what cannot be understood, by [`Read::Unreadable`], in its place. The first item of a log that no longer has its
 ///    first record is a `Lost`.
 /// 3. A reader that begins after a position gets what follows it; if that place is not in the log
 ///    any more as it was (another epoch, another tag), [`read`](Self::read) fails with

@@ -31,7 +31,7 @@ use super::{
     topic::Topic,
 };
 use crate::{
-    backplane::{Read, Record, TopicName},
+    backplane::{Read, TopicName},
     log::{Entry, Epoch, Position, Window},
 };
 
@@ -98,10 +98,9 @@ impl Replica {
         self.lives.load(Ordering::Acquire)
     }
 
-    /// The place before the first record of the log as it is now.
-    pub(super) fn start(&self) -> Option<Position> {
-        let head = self.lock().head?;
-        Some(Position::new(head.epoch(), 0, 0))
+    /// The place from which those go on who were there before the log was another one.
+    pub(super) fn window_end(&self) -> Option<Position> {
+        self.lock().window_end
     }
 
     // ===== the appender =====
@@ -127,7 +126,7 @@ impl Replica {
         log.is_window_read = false;
         log.order.clear();
         log.topics.retain(|_, topic| {
-            topic.reset();
+            topic.ring_mut().reset();
             topic.is_read()
         });
         log.entries = 0;
@@ -149,8 +148,15 @@ impl Replica {
     pub(super) fn apply(&self, read: Read) {
         let mut log = self.lock();
         match read {
-            Read::Record(position, record) => self.append(&mut log, position, &record),
-            Read::Lost(position) => {
+            Read::Record(position, record) => {
+                let is_event = self.settings.admits_lines(record.lines());
+                let lines = is_event.then(|| record.lines());
+                self.append(&mut log, position, record.topic(), lines);
+            }
+            Read::Unreadable(position, Some(topic)) => {
+                self.append(&mut log, position, &topic, None);
+            }
+            Read::Lost(position) | Read::Unreadable(position, None) => {
                 log.floor = log.floor.max(position.offset());
                 // Before the window is read nobody has been promised anything.
                 if log.is_window_read {
@@ -158,6 +164,10 @@ impl Replica {
                 }
                 let head = log.head.map_or(0, |head| head.offset());
                 if position.offset() > head {
+                    // Tag 0: nobody knows any more what stood there.
+                    if position.tag() != 0 {
+                        log.window.push(position.offset(), position.tag());
+                    }
                     log.head = Some(position);
                     self.visible.set(position.offset());
                 }
@@ -166,15 +176,22 @@ impl Replica {
         self.settle(&mut log);
     }
 
-    fn append(&self, log: &mut Store, position: Position, record: &Record) {
+    /// Takes an event; or a hole, where there are no lines that a client could be given.
+    fn append(
+        &self,
+        log: &mut Store,
+        position: Position,
+        topic: &TopicName,
+        lines: Option<&Bytes>,
+    ) {
         let offset = position.offset();
         let entry = Entry {
             offset,
             tag: position.tag(),
-            frame: self.encode(position, record.lines()),
+            frame: lines.map_or_else(Bytes::new, |lines| self.encode(position, lines)),
             time: self.now(),
         };
-        let topic = log.topic_or_new(record.topic());
+        let topic = log.topic_or_new(topic);
         log.window.push(offset, position.tag());
         log.entries += 1;
         log.bytes += entry.cost();
@@ -215,6 +232,9 @@ impl Replica {
         };
         if !log.is_window_read && head.offset() >= end.offset() {
             log.is_window_read = true;
+            for topic in log.topics.values() {
+                topic.ring_mut().set_joins();
+            }
             self.wakes_all.store(true, Ordering::Release);
         }
     }

@@ -78,7 +78,11 @@ impl Cursors {
 
     /// The entry that comes next, of all topics: whose it is, its offset and its frame. Notes what
     /// was lost before it.
-    pub(super) fn next_entry(&mut self, visible: u64) -> Option<(usize, u64, Bytes)> {
+    pub(super) fn next_entry(
+        &mut self,
+        replica: &Replica,
+        visible: u64,
+    ) -> Option<(usize, u64, Bytes)> {
         let mut best: Option<(usize, u64, Bytes)> = None;
         for at in 0..self.topics.len() {
             let cursor = &mut self.topics[at];
@@ -86,6 +90,11 @@ impl Cursors {
                 continue;
             }
             let ring = cursor.topic.ring();
+            let Some(number) = ring.continues(cursor.next) else {
+                continue;
+            };
+            let has_joined = number != cursor.next;
+            cursor.next = number;
             let lost = ring.first().saturating_sub(cursor.next);
             let next = cursor.next + lost;
             let entry = ring.entry(next).filter(|entry| entry.offset <= visible);
@@ -93,6 +102,11 @@ impl Cursors {
                 .filter(|entry| best.as_ref().is_none_or(|best| entry.offset < best.1))
                 .map(|entry| (at, entry.offset, entry.frame.clone()));
             drop(ring);
+            if has_joined {
+                // The loss that this is comes before the first event of the other log.
+                self.note_losses(replica);
+            }
+            let cursor = &mut self.topics[at];
             if lost > 0 {
                 cursor.next = next;
                 self.note_gap(GapReason::Lagged, Some(lost));
@@ -100,6 +114,16 @@ impl Cursors {
             best = found.or(best);
         }
         best
+    }
+
+    /// Notes a gap when the log has lost something for all.
+    pub(super) fn note_losses(&mut self, replica: &Replica) {
+        let losses = replica.losses();
+        if self.losses != losses {
+            self.losses = losses;
+            self.note_gap(GapReason::Lost, None);
+            self.look_at_life(replica);
+        }
     }
 
     pub(super) fn note_gap(&mut self, reason: GapReason, missed: Option<u64>) {
@@ -151,7 +175,7 @@ impl Cursors {
     }
 
     /// Forgets the places of a log that is not the broker's any more.
-    pub(super) fn look_at_life(&mut self, replica: &Replica) {
+    fn look_at_life(&mut self, replica: &Replica) {
         let lives = replica.lives();
         if self.lives == lives {
             return;
@@ -159,7 +183,7 @@ impl Cursors {
         self.lives = lives;
         self.last_given = 0;
         if self.place.is_some() {
-            self.place = replica.start();
+            self.place = replica.window_end();
             self.place_is_known = false;
         }
         for cursor in &mut self.topics {
@@ -179,7 +203,9 @@ impl Cursors {
 
 impl Cursor {
     pub(super) fn has_lagged(&self) -> bool {
-        self.topic.ring().first() > self.next
+        let ring = self.topic.ring();
+        let next = ring.continues(self.next);
+        next.is_some_and(|next| ring.first() > next)
     }
 
     /// Takes the subscription out of its topic.

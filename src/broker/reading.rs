@@ -28,8 +28,8 @@ use tokio::{
 
 use super::{core::Replica, handshake::Dirty, settings::Settings, topic::Topic};
 use crate::{
-    backplane::{Backplane, Read, ReadError, RecordStream, Start},
-    log::Position,
+    backplane::{Backplane, ReadError, RecordStream, Start},
+    log::{Epoch, Position},
 };
 
 pub(super) struct Core {
@@ -47,6 +47,8 @@ pub(super) struct Core {
 
 struct Reading {
     state: State,
+    /// The log's life when it was opened.
+    epoch: Option<Epoch>,
     /// What was read last.
     last: Option<Position>,
     /// The log has been rewritten since.
@@ -106,6 +108,7 @@ impl Core {
             backplane,
             reading: Mutex::new(Reading {
                 state: State::Idle,
+                epoch: None,
                 last: None,
                 is_rewritten: false,
                 failures: 0,
@@ -262,6 +265,7 @@ impl Reading {
                     Poll::Ready(Ok((head, stream))) => {
                         core.replica
                             .opened(head, std::mem::take(&mut self.is_rewritten));
+                        self.epoch = Some(head.epoch());
                         self.state = State::Open(stream);
                         has_read = true;
                     }
@@ -269,11 +273,13 @@ impl Reading {
                 },
                 State::Open(stream) => match stream.as_mut().poll_next(cx) {
                     Poll::Pending => return has_read,
+                    // It was replaced between being asked for its head and being read.
+                    Poll::Ready(Some(Ok(read))) if Some(read.position().epoch()) != self.epoch => {
+                        self.failed(&ReadError::rewritten());
+                    }
                     Poll::Ready(Some(Ok(read))) => {
                         self.failures = 0;
-                        self.last = Some(match &read {
-                            Read::Record(position, _) | Read::Lost(position) => *position,
-                        });
+                        self.last = Some(read.position());
                         core.replica.apply(read);
                         has_read = true;
                     }
@@ -303,6 +309,7 @@ impl Reading {
             self.last = None;
             self.is_rewritten = true;
         }
+        // Clients of a log that comes back are not to wait for it much longer than it took.
         let longest = Duration::from_millis(100 << self.failures.min(4));
         let rest = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
         let is_new_log = error.is_rewritten() && self.failures == 1;

@@ -37,6 +37,8 @@ pub(super) enum GapReason {
     Lagged,
     /// The node has lost a part of the log.
     Lost,
+    /// A record of the topic cannot be understood, or is none that clients may be given.
+    Unreadable,
 }
 
 impl GapReason {
@@ -47,6 +49,7 @@ impl GapReason {
             Self::Evicted => "evicted",
             Self::Lagged => "lagged",
             Self::Lost => "lost",
+            Self::Unreadable => "unreadable",
         }
     }
 }

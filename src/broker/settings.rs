@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::BrokerError;
-use crate::event::EventType;
+use crate::event::{EventType, check::are_of_one_event};
 
 /// What each topic keeps of its events, for those who come back and for those who are slow. The
 /// tightest bound counts.
@@ -100,14 +100,23 @@ impl Default for Settings {
 impl Settings {
     /// Whether an event of this type would be taken for one of the crate's own.
     pub(super) fn check_type(&self, event_type: &str) -> Result<(), BrokerError> {
+        if self.is_control(event_type) {
+            return Err(BrokerError::control_event(event_type));
+        }
+        Ok(())
+    }
+
+    /// Whether clients may be given these lines, which anybody may have written.
+    pub(super) fn admits_lines(&self, lines: &[u8]) -> bool {
+        are_of_one_event(lines, |event_type| !self.is_control(event_type))
+    }
+
+    fn is_control(&self, event_type: &str) -> bool {
         let control = [
             self.gap_event.as_str(),
             self.position_event.as_str(),
             "welcome",
         ];
-        if control.contains(&event_type) {
-            return Err(BrokerError::control_event(event_type));
-        }
-        Ok(())
+        control.contains(&event_type)
     }
 }

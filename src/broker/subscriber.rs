@@ -102,15 +102,10 @@ impl Subscriber {
             return true;
         }
         let disconnects = self.replica.settings.slow_consumer == SlowConsumer::Disconnect;
-        let losses = self.replica.losses();
-        if cursors.losses != losses {
-            cursors.losses = losses;
-            cursors.note_gap(GapReason::Lost, None);
-            cursors.look_at_life(&self.replica);
-        }
+        cursors.note_losses(&self.replica);
         let visible = self.replica.visible();
         loop {
-            let next = cursors.next_entry(visible);
+            let next = cursors.next_entry(&self.replica, visible);
             if cursors.gap.is_some() {
                 let has_lagged = cursors
                     .gap
@@ -140,6 +135,11 @@ impl Subscriber {
             let Some((at, offset, frame)) = next else {
                 break;
             };
+            if frame.is_empty() {
+                cursors.topics[at].next += 1;
+                cursors.note_gap(GapReason::Unreadable, Some(1));
+                continue;
+            }
             if !batch.admits(frame.len()) {
                 return true;
             }

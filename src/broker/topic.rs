@@ -78,13 +78,6 @@ impl Topic {
         dropped
     }
 
-    /// Drops everything, and what was known of losses: the log is another one.
-    pub(super) fn reset(&self) {
-        let mut ring = self.ring_mut();
-        while ring.pop().is_some() {}
-        ring.forget_losses();
-    }
-
     /// Whether there may be an entry of this number or a later one.
     pub(super) fn reaches(&self, number: u64) -> bool {
         self.end.load(Ordering::Acquire) > number

@@ -16,6 +16,7 @@
 //! [HTML standard]: https://html.spec.whatwg.org/multipage/server-sent-events.html#server-sent-events
 
 pub(crate) mod boundary;
+pub(crate) mod check;
 pub(crate) mod encode;
 
 mod decode;

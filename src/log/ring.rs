@@ -3,7 +3,8 @@
 //! 1. Entries are in the order of their offsets, which strictly rise.
 //! 2. Entries are numbered from 0 in the order in which they came, and keep their numbers: a live
 //!    cursor that holds the number of its next entry knows how many it has lost.
-//! 3. `lost` is the offset of the last entry that was dropped, so that whoever comes back from an
+//!    Those of another log are told from this one's by their numbers too.
+//! 3. `lost` is the offset of the last entry that was dropped, or is a hole, so that whoever comes back from an
 //!    earlier place can be told.
 
 use std::collections::VecDeque;
@@ -15,7 +16,8 @@ use bytes::Bytes;
 pub(crate) struct Entry {
     pub(crate) offset: u64,
     pub(crate) tag: u32,
-    /// The event as it stands on the wire, with its id.
+    /// The event as it stands on the wire, with its id. Empty for a hole: what stands in its place
+    /// in the log can be given to nobody.
     pub(crate) frame: Bytes,
     /// When it came, in the broker's count of milliseconds.
     pub(crate) time: u64,
@@ -34,7 +36,11 @@ pub(crate) struct Ring {
     /// The number of the first entry.
     first: u64,
     bytes: usize,
-    /// The last entry that was dropped: its offset and tag.
+    /// The number of the first entry of this log: cursors before it are of another one.
+    began: u64,
+    /// Where those go on. None: not before this log has been read.
+    joins: Option<u64>,
+    /// The last entry that was dropped, or is a hole: its offset and tag.
     lost: (u64, u32),
 }
 
@@ -45,6 +51,9 @@ impl Ring {
                 .back()
                 .is_none_or(|last| last.offset < entry.offset)
         );
+        if entry.frame.is_empty() {
+            self.lose(entry.offset, entry.tag);
+        }
         self.bytes += entry.cost();
         self.entries.push_back(entry);
     }
@@ -69,9 +78,29 @@ impl Ring {
         }
     }
 
-    /// Forgets what was lost: offsets count anew.
-    pub(crate) fn forget_losses(&mut self) {
+    /// Drops everything, and what is known of losses: the log is another one, and its offsets count
+    /// anew. Cursors stay where they are until [`joins`](Self::set_joins) is known.
+    pub(crate) fn reset(&mut self) {
+        while self.pop().is_some() {}
         self.lost = (0, 0);
+        // A number that no entry has, so that cursors of the old log are told from those of the new.
+        self.first += 1;
+        self.began = self.first;
+        self.joins = None;
+    }
+
+    /// The new log has been read: cursors of the old one go on with what comes now.
+    pub(crate) fn set_joins(&mut self) {
+        self.joins = Some(self.end());
+    }
+
+    /// The number that a cursor with this one goes on with, if it may go on already.
+    pub(crate) fn continues(&self, number: u64) -> Option<u64> {
+        if number < self.began {
+            self.joins
+        } else {
+            Some(number)
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -175,6 +204,36 @@ mod tests {
             [0, 3, 5, 6, 9].map(|offset| ring.tag_at(offset)),
             [None, None, Some(50), None, Some(90)]
         );
+    }
+
+    #[test]
+    fn a_hole_is_lost_though_it_has_its_number() {
+        let mut ring = Ring::default();
+        ring.push(entry(3));
+        ring.push(Entry {
+            frame: Bytes::new(),
+            ..entry(5)
+        });
+        ring.push(entry(9));
+        assert_eq!((ring.first(), ring.end(), ring.lost()), (0, 3, 5));
+        ring.pop();
+        assert_eq!(ring.lost(), 5);
+    }
+
+    #[test]
+    fn cursors_of_another_log_join_this_one_when_it_has_been_read() {
+        let mut ring = Ring::default();
+        ring.push(entry(3));
+        let (old, at_head) = (0, ring.end());
+        ring.reset();
+        let new = ring.end();
+        ring.push(entry(1));
+        let continued = |ring: &Ring| [old, at_head, new].map(|it| ring.continues(it));
+        assert_eq!(continued(&ring), [None, None, Some(new)]);
+        ring.set_joins();
+        ring.push(entry(2));
+        let next = Some(new + 1);
+        assert_eq!(continued(&ring), [next, next, Some(new)]);
     }
 
     #[test]
