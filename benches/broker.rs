@@ -179,7 +179,7 @@ fn waking() {
     let mut bodies: Vec<_> = bodies.collect();
     wakes.0.store(0, Relaxed);
 
-    let encodings = broker.encodings();
+    let encodings = broker.stats().records;
     let (mut of_publishing, mut of_taking) = (0, 0);
     for _ in 0..EVENTS {
         of_publishing += counting::allocations(|| turn(1));
@@ -191,7 +191,7 @@ fn waking() {
     assert_eq!(wakes.0.load(Relaxed), SUBSCRIBERS * EVENTS as usize);
 
     let each = |all: u64| all as f64 / EVENTS as f64;
-    let encodings = each(broker.encodings() - encodings);
+    let encodings = each(broker.stats().records - encodings);
     goal("encodings_a_publish", encodings, Wanted::AtMost(1.0));
     // A few, for the list of wakers; not one for each.
     let more = each(of_publishing) - each(of_nobody);

@@ -192,7 +192,10 @@ impl<F> Stream<F> {
         self.reader.attend();
         // A panic must not pass for the end of the stream, nor take other streams of an HTTP/2
         // connection with it. The handler is not touched again after one.
-        let polled = catch_unwind(AssertUnwindSafe(|| handler.poll(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let _entered = self.reader.trace().enter();
+            handler.poll(cx)
+        }));
         let failure = match polled {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(answer)) => failure(&answer),

@@ -149,7 +149,10 @@ where
         // Polled again after it was ready, or had panicked, which is not allowed.
         return Poll::Pending;
     };
-    let polled = catch_unwind(AssertUnwindSafe(|| running.handler.poll(cx)));
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        let _entered = running.reader.trace().enter();
+        running.handler.poll(cx)
+    }));
     let answer = match polled {
         Err(_) if running.reader.poll_started(cx).is_ready() => {
             // Something was sent: the client is to get it, and to see the stream break.

@@ -69,6 +69,8 @@
 //! | --- | --- |
 //! | `axum` | [`SseConnection`] as an axum extractor, and the crate's errors as axum responses |
 //! | `redis` | `backplane::redis`: a log in Redis Streams, for many nodes; it needs Rust 1.88 |
+//! | `metrics` | `metrics`: the figures of connections and brokers, for the `metrics` facade |
+//! | `tracing` | a span for each connection, entered while its handler is polled, with events at level DEBUG: opened, closed (with its reason), a gap announced; and one for each refusal |
 //! | `test-util` | `test_util`: drive a service, or a handler, and read its events without a socket |
 //!
 //! # Stability
@@ -99,6 +101,10 @@ pub mod connection;
 pub mod event;
 pub mod layer;
 
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
+
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod test_util;
@@ -114,6 +120,7 @@ mod protection;
 mod refusal;
 mod response;
 mod service;
+mod trace;
 
 pub use broker::{Broker, BrokerError};
 pub use connection::{CloseReason, Connections, SseConnection};

@@ -10,6 +10,7 @@ use crate::{
     Event,
     connection::{Config, Refusal, RefusalReason, RequestKind},
     response::head,
+    trace,
 };
 
 /// What a request gets in place of a stream.
@@ -18,6 +19,7 @@ pub(crate) fn refusal(
     config: &Config,
     kind: RequestKind,
 ) -> Response<Bytes> {
+    trace::refused(reason.as_str());
     let by_method = if kind.is_get {
         Refusal::RetryLater
     } else {

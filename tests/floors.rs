@@ -3,10 +3,10 @@
 //! ```text
 //! request -> path -> connection -> outbox / topic cursors -> body -> wire
 //!
-//! 4  serve axum test_util error                  the top: whatever joins the rest
+//! 4  serve axum metrics test_util error                 the top: whatever joins the rest
 //! 3  layer service future body response path ..  |  broker     (neither names the other)
 //! 2  connection                                  |  backplane
-//! 1  log                                         no tokio, no http
+//! 1  log trace                                   no tokio, no http
 //! 0  event                                       bytes only
 //! ```
 //!
@@ -63,8 +63,10 @@ const FLOORS: &[(&str, u8, Half, Crates)] = &[
     ("refusal", 3, Http, AllBut(FOREIGN)),
     ("guard", 3, Http, AllBut(FOREIGN)),
     ("adopt", 3, Http, AllBut(FOREIGN)),
+    ("trace", 1, Both, Only(&["tracing", "uuid"])),
     ("error", 4, Both, Only(&[])),
     ("axum", 4, Both, AllBut(&[])),
+    ("metrics", 4, Both, Only(&["metrics"])),
     ("serve", 4, Both, AllBut(&["axum_core"])),
     ("test_util", 4, Both, AllBut(&["axum_core"])),
 ];

@@ -145,7 +145,7 @@ async fn stats(State(hub): State<Hub>) -> Json<Value> {
     Json(json!({
         "connections": hub.connections.len(),
         "topics": hub.broker.topics(),
-        "published": hub.broker.encodings(),
+        "published": hub.broker.stats().records,
         "history": hub.history,
     }))
 }

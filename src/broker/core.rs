@@ -27,6 +27,7 @@ use super::{
     handshake::Visible,
     resume::{GapReason, Verdict},
     settings::Settings,
+    stats::{BrokerStats, Tally},
     store::Store,
     topic::Topic,
 };
@@ -48,8 +49,7 @@ pub(super) struct Replica {
     losses: AtomicU64,
     /// How many logs there have been, one after the other.
     lives: AtomicU64,
-    /// How many events were encoded.
-    pub(super) encodings: AtomicU64,
+    pub(super) tally: Tally,
     /// Guards everything that is known of the log, and the index of topics.
     log: Mutex<Store>,
     /// The next pass wakes everybody: there is something to tell that is no event.
@@ -68,7 +68,7 @@ impl Replica {
             visible: Visible::new(0),
             losses: AtomicU64::new(0),
             lives: AtomicU64::new(0),
-            encodings: AtomicU64::new(0),
+            tally: Tally::default(),
             log: Mutex::new(Store::new(window)),
             wakes_all: AtomicBool::new(false),
             sweeps: AtomicBool::new(false),
@@ -221,7 +221,7 @@ impl Replica {
 
     /// Writes the frame that every subscriber gets.
     fn encode(&self, position: Position, lines: &Bytes) -> Bytes {
-        self.encodings.fetch_add(1, Ordering::Relaxed);
+        self.tally.record();
         position.frame(lines)
     }
 
@@ -305,6 +305,12 @@ impl Replica {
     /// How many topics are held in memory.
     pub(super) fn topics(&self) -> usize {
         self.lock().topics.len()
+    }
+
+    pub(super) fn stats(&self) -> BrokerStats {
+        let mut stats = self.tally.snapshot();
+        self.lock().count(&mut stats);
+        stats
     }
 
     /// What a client at this place gets of these topics.

@@ -56,7 +56,7 @@ pub(super) struct Undecided {
 pub(super) struct Gap {
     pub(super) reason: GapReason,
     /// None: nobody knows.
-    missed: Option<u64>,
+    pub(super) missed: Option<u64>,
 }
 
 impl Cursors {

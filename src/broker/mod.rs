@@ -54,6 +54,7 @@ mod handshake;
 mod reading;
 mod resume;
 mod settings;
+mod stats;
 mod store;
 mod subscribe;
 mod subscriber;
@@ -64,6 +65,7 @@ pub use self::{
     error::{BrokerError, BrokerErrorKind},
     resume::{Outcome, Resume},
     settings::{History, SlowConsumer},
+    stats::BrokerStats,
     subscribe::{IntoTopics, Subscribe},
 };
 pub use crate::{
@@ -74,7 +76,7 @@ pub use crate::{
 use std::{
     fmt,
     future::poll_fn,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Poll, ready},
 };
 
@@ -182,7 +184,7 @@ impl Broker {
     /// # Errors
     ///
     /// If the topic's name is empty or longer than 256 bytes; if the event has an id of its own, no
-    /// data, or the type of a control event (`welcome`, `gap`, `position`); or if the log does not
+    /// data, or the type of a control event (`welcome`, `gap`, `position`, `reconnect`); or if the log does not
     /// take it: the error then says what is known, see
     /// [`AppendErrorKind`](crate::backplane::AppendErrorKind).
     ///
@@ -215,6 +217,7 @@ impl Broker {
             Poll::Ready(appended.map(|position| (position, publishing)))
         });
         let (position, publishing) = appended.await?;
+        self.core.replica.tally.published();
         self.core.read();
         drop(publishing);
         Ok(position)
@@ -285,9 +288,12 @@ impl Broker {
         self.core.replica.topics()
     }
 
-    /// How many events this node has encoded: once each, however many receive them.
-    pub fn encodings(&self) -> u64 {
-        self.core.replica.encodings.load(Ordering::Relaxed)
+    /// The figures as they are now.
+    ///
+    /// Costs one pass over the topics under the broker's lock: it is meant for every few seconds, not
+    /// for every event.
+    pub fn stats(&self) -> BrokerStats {
+        self.core.replica.stats()
     }
 }
 

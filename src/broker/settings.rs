@@ -116,6 +116,7 @@ impl Settings {
             self.gap_event.as_str(),
             self.position_event.as_str(),
             "welcome",
+            "reconnect",
         ];
         control.contains(&event_type)
     }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{subscriber::Subscriber, topic::Topic};
+use super::{stats::BrokerStats, subscriber::Subscriber, topic::Topic};
 use crate::{
     backplane::TopicName,
     log::{Position, Window},
@@ -60,6 +60,14 @@ impl Store {
         let topic = Arc::new(Topic::new(name.clone()));
         self.topics.insert(name.clone(), Arc::clone(&topic));
         topic
+    }
+
+    pub(super) fn count(&self, stats: &mut BrokerStats) {
+        let subscriptions = self.topics.values().map(|topic| topic.subscribers());
+        stats.topics = self.topics.len() as u64;
+        stats.subscriptions = subscriptions.sum::<usize>() as u64;
+        stats.history_events = self.entries as u64;
+        stats.history_bytes = self.bytes as u64;
     }
 
     /// The offset up to which a topic may have lost something.

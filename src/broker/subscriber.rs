@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::{
     core::Replica,
-    cursors::{Cursor, Cursors},
+    cursors::{Cursor, Cursors, Gap},
     handshake::Armed,
     reading::Core,
     resume::GapReason,
@@ -119,7 +119,7 @@ impl Subscriber {
                     return true;
                 }
                 batch.push(frame);
-                cursors.gap = None;
+                self.told(cursors.gap.take());
             }
             if let Some(place) = cursors.place.filter(|_| cursors.place_is_known) {
                 cursors.give(place.offset());
@@ -154,6 +154,18 @@ impl Subscriber {
         }
         self.bring_up_to_date(cursors, visible, batch);
         true
+    }
+
+    /// Counts a gap that has been written.
+    fn told(&self, gap: Option<Gap>) {
+        let Some(gap) = gap else {
+            return;
+        };
+        self.replica.tally.gap();
+        if gap.reason == GapReason::Lagged {
+            self.replica.tally.lagged(gap.missed.unwrap_or(0));
+        }
+        self.connection.trace_gap(gap.reason.as_str(), gap.missed);
     }
 
     /// Writes a `position` event when the client's place has fallen far behind. All entries up to

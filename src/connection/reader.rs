@@ -22,7 +22,7 @@ use super::{
     shared::{RequestKind, Shared, Verdict, call_hook},
     state::State,
 };
-use crate::Event;
+use crate::{Event, trace::Trace};
 
 /// A heartbeat is one comment line. A blank line after it would make several clients (httpx-sse,
 /// sseclient, fetch-event-source) dispatch an empty event.
@@ -59,6 +59,11 @@ impl Reader {
         }
     }
 
+    /// The connection's span.
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.shared.trace
+    }
+
     /// Ready once something was sent, or the stream was started otherwise.
     pub(crate) fn poll_started(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.shared.lock();
@@ -87,6 +92,7 @@ impl Reader {
 
     /// The inner service's own stream starts: runs the hook.
     pub(crate) fn open(&mut self) {
+        self.shared.trace.opened();
         let now = Instant::now();
         let mut state = self.shared.lock();
         state.last_taken = now;
@@ -124,7 +130,6 @@ impl Reader {
             event = event.retry(retry);
         }
         let is_numbered = config.numbered && event.has_data() && !event.has_id();
-        self.shared.lock().taken.events += 1;
         self.welcome = Some(event.into_frame(is_numbered.then_some(0)));
     }
 
@@ -222,8 +227,9 @@ impl Reader {
             drop(state);
             return self.poll_both(cx);
         }
+        let welcomes = u64::from(self.welcome.is_some());
         if let Some(frame) = state.outbox.take(self.welcome.take()) {
-            took(&mut state, frame.len(), 0);
+            took(&mut state, frame.len(), welcomes);
             let sender = state.outbox.next_waiter();
             let is_last =
                 state.outbox.is_empty() && state.closing.is_some() && state.error.is_none();
@@ -266,6 +272,7 @@ impl Reader {
     /// As [`poll_frame`](Self::poll_frame), where there is a source besides the outbox.
     fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
         let mut batch = Batch::default();
+        let welcomes = u64::from(self.welcome.is_some());
         if let Some(welcome) = self.welcome.take() {
             batch.push(welcome.into());
         }
@@ -295,7 +302,7 @@ impl Reader {
                 cx.waker().wake_by_ref();
             }
         }
-        let events = batch.events_of_source();
+        let events = welcomes + batch.events_of_source();
         match batch.into_frame() {
             None => {
                 self.is_unflushed = false;
@@ -375,11 +382,12 @@ impl Drop for Reader {
     }
 }
 
-fn took(state: &mut State, bytes: usize, events_of_source: u64) {
+/// Notes what was taken: the outbox counts its own events.
+fn took(state: &mut State, bytes: usize, other_events: u64) {
     state.last_taken = Instant::now();
     state.heartbeat_due = false;
     state.taken.bytes += bytes as u64;
-    state.taken.events += events_of_source;
+    state.taken.events += other_events;
 }
 
 /// Leaves a waker; gives back the one that stood there, to be dropped outside the lock.

@@ -28,9 +28,10 @@ use super::{
     limits::RefusalReason,
     registry::{Record, Registry},
     state::{EndHook, State, Wake},
+    stats::Taken,
     values::Values,
 };
-use crate::Event;
+use crate::{Event, trace::Trace};
 
 /// What is kept of the request.
 #[derive(Debug, Default)]
@@ -68,6 +69,7 @@ pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) request: RequestInfo,
     pub(super) values: Values,
+    pub(super) trace: Trace,
     pub(super) registry: Arc<Registry>,
     /// Its key in the registry.
     pub(super) key: usize,
@@ -95,6 +97,7 @@ impl Shared {
             config,
             request,
             values: Values::default(),
+            trace: Trace::connection(&uuid),
             registry,
             key,
             handles: AtomicUsize::new(1),
@@ -355,6 +358,8 @@ impl Shared {
         };
         drop(state);
 
+        let Taken { events, bytes } = record.taken;
+        self.trace.closed(reason.as_str(), events, bytes);
         self.registry.remove(self.key, &record);
         if let Some(feed) = feed {
             feed.source.detach();

@@ -94,6 +94,13 @@ impl SourceWaker {
         reason.unwrap_or(CloseReason::ClientGone)
     }
 
+    /// Tells of a gap, in the connection's span.
+    pub(crate) fn trace_gap(&self, reason: &'static str, missed: Option<u64>) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.trace.gap(reason, missed);
+        }
+    }
+
     /// Begins to close the connection.
     pub(crate) fn close(&self, reason: CloseReason) {
         if let Some(shared) = self.0.upgrade() {

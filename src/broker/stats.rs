@@ -1,0 +1,64 @@
+//! What has gone through a broker, in numbers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The figures of a broker, as they were at one moment. All are of this node alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BrokerStats {
+    /// Topics that are held in memory: those with subscribers or a history.
+    pub topics: u64,
+    /// Subscriptions of connections to topics.
+    pub subscriptions: u64,
+    /// Events in the history of all topics.
+    pub history_events: u64,
+    /// What the history counts against the broker's bound in bytes.
+    pub history_bytes: u64,
+    /// Events that were published here.
+    pub published: u64,
+    /// Events that were read from the log, those that were published here too.
+    pub records: u64,
+    /// Gaps that were announced to subscribers.
+    pub gaps: u64,
+    /// Events that subscribers have missed because they were too slow.
+    pub lagged: u64,
+}
+
+/// A broker's counters.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    published: AtomicU64,
+    records: AtomicU64,
+    gaps: AtomicU64,
+    lagged: AtomicU64,
+}
+
+impl Tally {
+    pub(super) fn published(&self) {
+        self.published.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn record(&self) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn gap(&self) {
+        self.gaps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn lagged(&self, events: u64) {
+        self.lagged.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// The figures, without those that are not counted here.
+    pub(super) fn snapshot(&self) -> BrokerStats {
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        BrokerStats {
+            published: get(&self.published),
+            records: get(&self.records),
+            gaps: get(&self.gaps),
+            lagged: get(&self.lagged),
+            ..BrokerStats::default()
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What feature "tracing" tells. One test alone: whether a place in the code is told of is noted for
+//! the whole process.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use http::Request;
+use tower::{Layer, service_fn};
+use tower_sse::{
+    Broker, Event, SseConnection, SseLayer,
+    broker::History,
+    test_util::{self, connection_of},
+};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Collects what is written.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_has_a_span_and_its_ends_are_told_without_a_word_of_the_clients() {
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(lines.clone())
+        .without_time()
+        .with_ansi(false)
+        .finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+
+    let layer = SseLayer::new("/{room}").max_connections(1);
+    let broker = Broker::builder()
+        .history(History::default().events(1))
+        .in_memory();
+    let to = broker.clone();
+    let service = || {
+        let broker = to.clone();
+        layer.layer(service_fn(move |request: Request<()>| {
+            let broker = broker.clone();
+            async move {
+                let sse = request.extensions().get::<SseConnection>().unwrap().clone();
+                broker.subscribe(&sse, "a").await.unwrap().live();
+                sse.send(Event::message("1")).await.unwrap();
+                tracing::info!("in the handler");
+                sse.close();
+                std::future::pending::<()>().await;
+                Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+            }
+        }))
+    };
+    let place = broker.publish("a", Event::message("0")).await.unwrap();
+    for _ in 0..2 {
+        broker.publish("a", Event::message("0")).await.unwrap();
+    }
+    let request = || {
+        Request::get("/secret%0aroom?token=secret")
+            .header("last-event-id", place.to_string())
+            .header("user-agent", "secret")
+            .body(())
+            .unwrap()
+    };
+    let held = test_util::open(service(), request()).await.unwrap();
+    let refused = test_util::open(service(), request()).await.unwrap();
+    drop(refused);
+    let mut events = held.into_body();
+    while events.event().await.is_ok() {}
+
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let told = |text: &str, of: &[&str]| {
+        let is_told = text
+            .lines()
+            .any(|line| of.iter().all(|it| line.contains(it)));
+        assert!(is_told, "{of:?} is not in\n{text}");
+    };
+    told(&text, &["sse_connection{uuid=", "event stream opened"]);
+    told(&text, &["sse_connection{uuid=", "in the handler"]);
+    told(&text, &["event stream refused", "reason=\"full\""]);
+    told(
+        &text,
+        &[
+            "sse_connection{uuid=",
+            "event stream closed",
+            "reason=\"closed\"",
+            "events=2",
+        ],
+    );
+    assert!(!text.contains("secret"), "{text}");
+
+    // Where a gap is told, it is told here too.
+    let (sse, mut events) = connection_of(&SseLayer::any_path(), request()).await;
+    broker.subscribe(&sse, "a").await.unwrap().live();
+    while events.event().await.unwrap().event_type != "gap" {}
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let gap = [
+        "sse_connection{uuid=",
+        "gap announced",
+        "reason=\"evicted\"",
+    ];
+    told(&text, &gap);
+}
