@@ -1,5 +1,7 @@
 //! The figures of connections and brokers.
 
+use std::time::Duration;
+
 use http::Request;
 use tower_sse::{
     Broker, CloseReason, Event, SseConnection, SseLayer,
@@ -25,7 +27,8 @@ async fn what_is_queued_taken_opened_and_closed_is_counted() {
     let stats = || layer.connections().stats();
     assert_eq!(stats(), tower_sse::Connections::new().stats());
 
-    let (first, mut events) = connect(&layer, None).await;
+    let (first, events) = connect(&layer, None).await;
+    let mut events = events.time_limit(Duration::from_secs(60));
     let (second, _unread) = connect(&layer, None).await;
     let welcome = events.frame().await.unwrap().len() as u64;
     assert_eq!((stats().open, stats().opened), (2, 2));
