@@ -176,6 +176,11 @@ impl<F> Stream<F> {
     {
         self.poll_handler(cx);
         let next = self.reader.poll_frame(cx);
+        #[cfg(feature = "serve")]
+        self.reader.polled(match &next {
+            Poll::Ready(Some(Ok(frame))) => Some(frame),
+            _ => None,
+        });
         if self.reader.is_ended() {
             self.handler = None;
         }

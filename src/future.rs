@@ -302,6 +302,12 @@ fn stream<B, F>(
         return Response::from_parts(head, SseBody::head());
     }
     reader.begin();
+    #[cfg(feature = "serve")]
+    let head = {
+        let mut head = head;
+        head.extensions.insert(reader.mark());
+        head
+    };
     Response::from_parts(head, SseBody::stream(reader, handler))
 }
 

@@ -70,6 +70,7 @@
 //! | `axum` | [`SseConnection`] as an axum extractor, and the crate's errors as axum responses |
 //! | `redis` | `backplane::redis`: a log in Redis Streams, for many nodes; it needs Rust 1.88 |
 //! | `metrics` | `metrics`: the figures of connections and brokers, for the `metrics` facade |
+//! | `serve` | `serve`: a server whose event streams take the least of a machine |
 //! | `tracing` | a span for each connection, entered while its handler is polled, with events at level DEBUG: opened, closed (with its reason), a gap announced; and one for each refusal |
 //! | `test-util` | `test_util`: drive a service, or a handler, and read its events without a socket |
 //!
@@ -104,6 +105,10 @@ pub mod layer;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
+
+#[cfg(feature = "serve")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serve")))]
+pub mod serve;
 
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]

@@ -21,6 +21,8 @@
 
 mod close;
 mod config;
+#[cfg(feature = "serve")]
+mod direct;
 mod drain;
 mod ending;
 mod error;
@@ -46,6 +48,8 @@ pub use registry::Connections;
 pub use stats::ConnectionStats;
 
 pub(crate) use config::{Config, Welcome};
+#[cfg(feature = "serve")]
+pub(crate) use direct::Mark;
 pub(crate) use error::StreamErrorKind;
 pub(crate) use feed::Hold;
 pub(crate) use limits::{KeyMaker, LimitKey};

@@ -15,6 +15,8 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
+#[cfg(feature = "serve")]
+use super::direct::Leaving;
 use super::{
     Batch, CloseReason, SseConnection, StreamError,
     config::{Config, Welcome},
@@ -33,7 +35,7 @@ const HTTP2_FLUSH: Duration = Duration::from_millis(50);
 
 /// The one reader of a connection. Dropping it ends the connection.
 pub(crate) struct Reader {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// The first frame, until it is taken.
     welcome: Option<Vec<u8>>,
     /// The head, or a frame, was given since the last `Pending`: the server may not have written it
@@ -45,6 +47,8 @@ pub(crate) struct Reader {
     flush: Option<Pin<Box<Sleep>>>,
     /// The last frame has been given.
     is_ended: bool,
+    #[cfg(feature = "serve")]
+    pub(super) leaving: Leaving,
 }
 
 impl Reader {
@@ -56,6 +60,8 @@ impl Reader {
             source_is_first: false,
             flush: None,
             is_ended: false,
+            #[cfg(feature = "serve")]
+            leaving: Leaving::Polled0,
         }
     }
 

@@ -7,6 +7,8 @@ use std::{sync::Arc, task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
+#[cfg(feature = "serve")]
+use super::direct::FirstFrame;
 use super::{
     CloseReason, StreamError,
     config::{Config, Welcome},
@@ -56,6 +58,9 @@ pub(super) struct State {
     pub(super) last_taken: Instant,
     /// What there is besides the outbox.
     pub(super) feed: Option<Feed>,
+    /// What the body gave first, until it is known whether the stream leaves it.
+    #[cfg(feature = "serve")]
+    pub(super) first_frame: Option<FirstFrame>,
     /// What was taken: the outbox counts its own events.
     pub(super) taken: Taken,
     /// What it is counted by.
@@ -96,6 +101,8 @@ impl State {
             // The welcome, which is written last of all, has number 0.
             next_number: u64::from(has_welcome),
             feed: None,
+            #[cfg(feature = "serve")]
+            first_frame: None,
             taken: Taken::default(),
             keys: Vec::new(),
             hooks: Vec::new(),

@@ -1,0 +1,270 @@
+//! Where connections come from.
+
+use std::{
+    fmt,
+    future::{Future, Ready, ready},
+    io,
+    net::SocketAddr,
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpSocket, TcpStream, ToSocketAddrs, lookup_host},
+};
+
+/// Where a server's connections come from: sockets of any kind, with any handshake.
+///
+/// [`TcpListener`] is one, and so is tokio's own.
+pub trait Listener: Send + 'static {
+    /// A connection, ready to be read and written.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// What makes one of an accepted socket: it runs in the connection's own task, so that a slow
+    /// client does not hold up others.
+    type Handshake: Future<Output = io::Result<Self::Io>> + Send + 'static;
+    /// The address of a peer.
+    type Addr: Clone + Send + Sync + 'static;
+
+    /// Waits for the next connection.
+    ///
+    /// An error concerns one connection, or is one that passes (too many open files): the server
+    /// calls again, after a pause that grows.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Handshake, Self::Addr)>> + Send;
+}
+
+/// A TCP listener whose sockets are set up for event streams.
+///
+/// Each connection has `TCP_NODELAY`, since an event is to go out at once, and on Linux
+/// `TCP_USER_TIMEOUT`: a peer that acknowledges nothing of what is sent for 30 seconds is given up.
+/// The backlog is 4,096, so that many clients may come back at once (with tokio's 128, 10,000 of
+/// them waited for up to 9.5 seconds).
+///
+/// It serves for [`serve`](super::serve()); [`into_tokio`](Self::into_tokio) gives a listener for
+/// any other server, with the same sockets on Linux, where they inherit what is set on their
+/// listener.
+pub struct TcpListener {
+    inner: tokio::net::TcpListener,
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    user_timeout: Option<Duration>,
+    keep_alive: Option<Duration>,
+}
+
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 4096;
+
+impl TcpListener {
+    /// Listens on the first of these addresses that can be bound.
+    ///
+    /// # Errors
+    ///
+    /// If an address cannot be resolved, or none can be bound.
+    pub async fn bind(addr: impl ToSocketAddrs) -> io::Result<Self> {
+        let mut last = None;
+        for addr in lookup_host(addr).await? {
+            match Self::bind_to(addr, BACKLOG) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = Some(error),
+            }
+        }
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on");
+        Err(last.unwrap_or_else(none))
+    }
+
+    /// Listens on this address, with so many connections that may wait to be accepted. The system
+    /// may have a lower bound of its own (`net.core.somaxconn`).
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be bound.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn bind_to(addr: SocketAddr, backlog: u32) -> io::Result<Self> {
+        let socket = if addr.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        // Without it a restart has to wait for the old connections' sockets. Elsewhere than on Unix
+        // it would let two servers share a port.
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        Ok(Self::from(socket.listen(backlog)?))
+    }
+
+    /// Sets for how long a peer may leave unacknowledged what was sent: 30 seconds by default, none
+    /// for the system's own (a quarter of an hour). It acts on Linux alone.
+    pub fn user_timeout(mut self, time: Option<Duration>) -> Self {
+        self.settings.user_timeout = time;
+        self.set_listener();
+        self
+    }
+
+    /// Has the system ask a silent peer, from this time of silence on, whether it is still there
+    /// (`SO_KEEPALIVE`). Off by default: heartbeats find a peer that has vanished as well.
+    pub fn keep_alive(mut self, time: Option<Duration>) -> Self {
+        self.settings.keep_alive = time;
+        self.set_listener();
+        self
+    }
+
+    /// The address that this listens on.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    /// The listener alone, for another server.
+    pub fn into_tokio(self) -> tokio::net::TcpListener {
+        self.inner
+    }
+
+    /// Sockets inherit it, on Linux. Each is set up by itself as well where this accepts it.
+    fn set_listener(&self) {
+        let _ = self.settings.set(&SockRef::from(&self.inner));
+    }
+}
+
+impl From<tokio::net::TcpListener> for TcpListener {
+    fn from(inner: tokio::net::TcpListener) -> Self {
+        let settings = Settings {
+            user_timeout: Some(Duration::from_secs(30)),
+            keep_alive: None,
+        };
+        let listener = Self { inner, settings };
+        listener.set_listener();
+        listener
+    }
+}
+
+impl Settings {
+    fn set(self, socket: &SockRef<'_>) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(self.user_timeout)?;
+        if let Some(time) = self.keep_alive {
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
+        }
+        Ok(())
+    }
+}
+
+impl Listener for TcpListener {
+    type Io = TcpStream;
+    type Handshake = Ready<io::Result<TcpStream>>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> io::Result<(Self::Handshake, SocketAddr)> {
+        let (stream, addr) = self.inner.accept().await?;
+        self.settings.set(&SockRef::from(&stream))?;
+        Ok((ready(Ok(stream)), addr))
+    }
+}
+
+impl Listener for tokio::net::TcpListener {
+    type Io = TcpStream;
+    type Handshake = Ready<io::Result<TcpStream>>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> io::Result<(Self::Handshake, SocketAddr)> {
+        let (stream, addr) = Self::accept(self).await?;
+        Ok((ready(Ok(stream)), addr))
+    }
+}
+
+#[cfg(unix)]
+impl Listener for tokio::net::UnixListener {
+    type Io = tokio::net::UnixStream;
+    type Handshake = Ready<io::Result<tokio::net::UnixStream>>;
+    type Addr = std::sync::Arc<tokio::net::unix::SocketAddr>;
+
+    async fn accept(&mut self) -> io::Result<(Self::Handshake, Self::Addr)> {
+        let (stream, addr) = Self::accept(self).await?;
+        Ok((ready(Ok(stream)), std::sync::Arc::new(addr)))
+    }
+}
+
+impl fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpListener")
+            .field("inner", &self.inner)
+            .field("settings", &self.settings)
+            .finish()
+    }
+}
+
+/// A listener with a handshake, as that of TLS: see [`with_handshake`].
+pub struct Handshaking<L, F> {
+    listener: L,
+    handshake: F,
+}
+
+/// A listener whose sockets go through a handshake, each in its connection's own task.
+///
+/// # Example
+///
+/// ```
+/// use std::sync::Arc;
+/// use tower_sse::serve::{Listener, TcpListener, with_handshake};
+/// use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+///
+/// fn tls(listener: TcpListener, config: Arc<ServerConfig>) -> impl Listener {
+///     // `config.alpn_protocols` says whether clients may have HTTP/2.
+///     let acceptor = TlsAcceptor::from(config);
+///     with_handshake(listener, move |socket| acceptor.accept(socket))
+/// }
+/// ```
+pub fn with_handshake<L, F, Fut, Io>(listener: L, handshake: F) -> Handshaking<L, F>
+where
+    L: Listener,
+    F: Fn(L::Io) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = io::Result<Io>> + Send + 'static,
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Handshaking {
+        listener,
+        handshake,
+    }
+}
+
+impl<L, F, Fut, Io> Listener for Handshaking<L, F>
+where
+    L: Listener,
+    F: Fn(L::Io) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = io::Result<Io>> + Send + 'static,
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Io = Io;
+    type Handshake = std::pin::Pin<Box<dyn Future<Output = io::Result<Io>> + Send>>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> io::Result<(Self::Handshake, L::Addr)> {
+        let (socket, addr) = self.listener.accept().await?;
+        let handshake = self.handshake.clone();
+        let both = async move {
+            let socket = socket.await?;
+            let shaken = handshake(socket);
+            drop(handshake);
+            shaken.await
+        };
+        Ok((Box::pin(both), addr))
+    }
+}
+
+impl<L: fmt::Debug, F> fmt::Debug for Handshaking<L, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshaking")
+            .field("listener", &self.listener)
+            .finish_non_exhaustive()
+    }
+}

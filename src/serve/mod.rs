@@ -1,0 +1,271 @@
+//! A server that treats event streams best.
+//!
+//! [`serve()`] serves any tower service, over HTTP/1.1 and HTTP/2, on hyper. Beyond what other
+//! servers do it
+//!
+//! - sets its sockets up for event streams: see [`TcpListener`];
+//! - closes a connection whose peer takes nothing for [`write_deadline`](Serve::write_deadline),
+//!   though something is to be written, and be it a heartbeat: no layer can do that;
+//! - drains and shuts down in one call, in bounded time:
+//!   [`with_graceful_shutdown`](Serve::with_graceful_shutdown) and [`drain`](Serve::drain);
+//! - drives streams over HTTP/1.1 straight on their sockets, which takes less of the processor and
+//!   far less memory.
+//!
+//! # Direct streams
+//!
+//! For an HTTP/1.1 response in hyper there are two buffers of 8 KiB, and much of the cost of sending
+//! an event. So when the response of an [`SseLayer`](crate::SseLayer) has come out of all the layers
+//! around it, and nothing is left to do but to write its events, hyper writes the head, and the
+//! socket is taken from it. What goes over the wire is the same, byte for byte. After a clean end
+//! the socket goes back, for the next request.
+//!
+//! A stream stays with hyper if its request had a body, an `Expect` or an `Upgrade`; if its handler
+//! still runs in the body; if a layer outside has changed its status, its `content-encoding` or its
+//! first frame; over HTTP/2 and HTTP/1.0; and if it is [adopted](crate::SseLayer::adopt). Layers
+//! outside see the head and the first frame of a direct stream, not the later ones: one that counts
+//! bytes has to be told otherwise, or direct streams be turned off ([`direct`](Serve::direct)). The
+//! response's body is kept, without being polled, and dropped when the stream has ended: permits and
+//! guards in it fall then.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use std::time::Duration;
+//! use tower_sse::{Connections, SseConnection, SseLayer, serve::{self, TcpListener}};
+//!
+//! # async fn events(sse: SseConnection) { sse.closed().await; }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! let connections = Connections::new();
+//! let app: Router = Router::new()
+//!     .route("/events", get(events))
+//!     .layer(SseLayer::new("/events").registry(&connections));
+//! let listener = TcpListener::bind("0.0.0.0:3000").await?;
+//! serve::serve(listener, app)
+//!     .with_graceful_shutdown(async {
+//!         let _ = tokio::signal::ctrl_c().await;
+//!     })
+//!     .drain(connections.drain().over(Duration::from_secs(5)))
+//!     .await
+//! # }
+//! ```
+
+mod connection;
+mod direct;
+mod io;
+mod leaving;
+mod listener;
+mod settings;
+mod shutdown;
+
+pub use connection::PeerAddr;
+pub use listener::{Handshaking, Listener, TcpListener, with_handshake};
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture, pending},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::{sleep, timeout};
+use tower_service::Service;
+
+use self::{
+    connection::Site,
+    settings::Settings,
+    shutdown::{Phase, Shutdown},
+};
+use crate::{BoxError, connection::Drain};
+
+/// Serves a service on the connections of a listener. See the [module](self).
+///
+/// The service is cloned for each connection and each request. Requests carry a [`PeerAddr`] in
+/// their extensions.
+pub fn serve<L, S>(listener: L, service: S) -> Serve<L, S> {
+    Serve {
+        listener,
+        service,
+        settings: Settings::default(),
+        signal: None,
+        drain: None,
+        shutdown_deadline: Duration::from_secs(30),
+    }
+}
+
+/// A server that is being set up: `.await` runs it.
+///
+/// # Cancel safety
+///
+/// If the future is dropped, all connections end at once.
+#[must_use = "nothing is served until this is awaited"]
+pub struct Serve<L, S> {
+    listener: L,
+    service: S,
+    settings: Settings,
+    signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    drain: Option<Drain>,
+    shutdown_deadline: Duration,
+}
+
+impl<L, S> Serve<L, S> {
+    /// Shuts down when this future is ready: no connection is accepted any more, those that are idle
+    /// are closed, requests that have begun are finished, and streams are drained if there is a
+    /// [`drain`](Self::drain). The server's future is ready when all have ended, or at the
+    /// [`shutdown_deadline`](Self::shutdown_deadline).
+    pub fn with_graceful_shutdown<F>(mut self, signal: F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.signal = Some(Box::pin(signal));
+        self
+    }
+
+    /// Drains these streams when the server shuts down: without it they would hold it up until its
+    /// deadline.
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.drain = Some(drain);
+        self
+    }
+
+    /// Ends what has not ended this long after the signal: 30 seconds by default.
+    pub fn shutdown_deadline(mut self, time: Duration) -> Self {
+        self.shutdown_deadline = time;
+        self
+    }
+
+    /// Drives HTTP/1.1 streams straight on their sockets, or leaves them with hyper: they are direct
+    /// by default.
+    pub fn direct(mut self, is_direct: bool) -> Self {
+        self.settings.direct = is_direct;
+        self
+    }
+
+    /// Closes a connection whose peer has taken nothing for this long, though something is to be
+    /// written: 30 seconds by default, none for no bound.
+    pub fn write_deadline(mut self, time: Option<Duration>) -> Self {
+        self.settings.write_deadline = time;
+        self
+    }
+
+    /// Closes a connection whose next request's head has not come within this time, from the opening
+    /// or from the last response on; a handshake has as long. 30 seconds by default.
+    pub fn header_read_timeout(mut self, time: Duration) -> Self {
+        self.settings.header_read_timeout = time;
+        self
+    }
+
+    /// Bounds the requests and streams that an HTTP/2 connection may have at once: 10,000 by
+    /// default, since a proxy may carry all its clients' streams on one. (hyper's own default is
+    /// 200.)
+    pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
+        self.settings.max_concurrent_streams = streams;
+        self
+    }
+
+    /// Pings the peers of HTTP/2 connections, so that one which has vanished is noticed: every 20
+    /// seconds by default. A ping that is not answered for 20 seconds closes the connection.
+    pub fn http2_keep_alive(mut self, time: Option<Duration>) -> Self {
+        self.settings.http2_keep_alive = time;
+        self
+    }
+}
+
+impl<L, S, B> Serve<L, S>
+where
+    L: Listener,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + Send,
+{
+    async fn run(self) -> std::io::Result<()> {
+        let Self {
+            mut listener,
+            service,
+            settings,
+            signal,
+            drain,
+            shutdown_deadline,
+        } = self;
+        let settings = Arc::new(settings);
+        let shutdown = Shutdown::new();
+        let accepting = async {
+            let mut pause = Duration::ZERO;
+            loop {
+                match listener.accept().await {
+                    Ok((handshake, addr)) => {
+                        pause = Duration::ZERO;
+                        let site = Site {
+                            service: service.clone(),
+                            settings: Arc::clone(&settings),
+                            addr,
+                            watcher: shutdown.watcher(),
+                        };
+                        tokio::spawn(site.serve(handshake));
+                    }
+                    // Too many open files, most likely: what ends meanwhile gives some back.
+                    Err(_) => {
+                        pause = (2 * pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                        sleep(pause).await;
+                    }
+                }
+            }
+        };
+        let signal = signal.unwrap_or_else(|| Box::pin(pending()));
+        tokio::select! {
+            () = accepting => {}
+            () = signal => {}
+        }
+        // Its socket is closed: who comes now is refused by the system.
+        drop(listener);
+        shutdown.set(Phase::Finishing);
+        let finished = async {
+            if let Some(drain) = drain {
+                drain.await;
+            }
+            shutdown.finished().await;
+        };
+        let _ = timeout(shutdown_deadline, finished).await;
+        shutdown.set(Phase::Over);
+        shutdown.finished().await;
+        Ok(())
+    }
+}
+
+/// How long the server waits after a connection could not be accepted: twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+impl<L, S, B> IntoFuture for Serve<L, S>
+where
+    L: Listener,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + Send,
+{
+    type Output = std::io::Result<()>;
+    type IntoFuture = Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl<L: fmt::Debug, S> fmt::Debug for Serve<L, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("listener", &self.listener)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
