@@ -134,6 +134,22 @@ impl Raw {
         std::mem::take(&mut self.read)
     }
 
+    /// What comes next, whatever it is; nothing at the end.
+    pub(crate) async fn more(&mut self) -> Vec<u8> {
+        if self.read.is_empty() {
+            self.fill().await;
+        }
+        std::mem::take(&mut self.read)
+    }
+
+    /// This many bytes.
+    pub(crate) async fn take(&mut self, count: usize) -> Vec<u8> {
+        while self.read.len() < count {
+            assert!(self.fill().await, "the connection ended");
+        }
+        self.read.drain(..count).collect()
+    }
+
     /// Leaves with an RST instead of a FIN.
     pub(crate) fn reset(self) {
         self.socket.set_zero_linger().unwrap();

@@ -62,10 +62,29 @@ impl Server {
         }
     }
 
-    /// `axum::serve`, with its graceful shutdown.
+    /// `axum::serve`, with its graceful shutdown; or, where `SERVER` is set to `direct` or to `hyper`,
+    /// the crate's own server with direct streams or without.
     pub(crate) async fn axum(app: Router) -> Self {
+        match std::env::var("SERVER").as_deref() {
+            Ok("direct") => return Self::ours(app, true).await,
+            Ok("hyper") => return Self::ours(app, false).await,
+            Ok(other) => panic!("SERVER={other}: it is `direct`, `hyper` or nothing"),
+            Err(_) => {}
+        }
         Self::start(|listener, stopped| async {
             let serve = axum::serve(listener, app).with_graceful_shutdown(stopped);
+            serve.await.unwrap();
+        })
+        .await
+    }
+
+    /// The crate's own server, with direct streams or without, and its graceful shutdown.
+    pub(crate) async fn ours(app: Router, is_direct: bool) -> Self {
+        Self::start(move |listener, stopped| async move {
+            let listener = tower_sse::serve::TcpListener::from(listener);
+            let serve = tower_sse::serve::serve(listener, app)
+                .direct(is_direct)
+                .with_graceful_shutdown(stopped);
             serve.await.unwrap();
         })
         .await
