@@ -5,13 +5,16 @@
 //! cargo bench --bench fan_out -- 10000      as many as are asked for
 //! ```
 //!
-//! Ours, a broker behind the layer, against the usual axum `Sse` with `tokio::sync::broadcast`, both
-//! on `axum::serve`. What counts are deliveries per second of the server's processor time: the
+//! Ours, a broker behind the layer, on the crate's own server with direct streams and on
+//! `axum::serve`, against the usual axum `Sse` with `tokio::sync::broadcast`; and against one epoll
+//! loop that does nothing else, which is what the machine can do. What counts are deliveries per second of the server's processor time: the
 //! load, which shares the machine, does not blur that. Every delivery is counted, and its order
 //! checked. Ours carry their ids, which makes each of them about 40 bytes longer.
 
 #![allow(clippy::disallowed_methods)] // Real time is what is measured.
 
+#[path = "fan_out/epoll.rs"]
+mod epoll;
 #[path = "support/goals.rs"]
 mod goals;
 #[path = "fan_out/load.rs"]
@@ -129,36 +132,51 @@ fn report(name: &str, results: &mut Results) {
 }
 
 async fn compare(subscribers: usize, files: usize) {
-    let mut ours = Rival::start(Contender::Ours).await;
-    let mut axums = Rival::start(Contender::Axum).await;
-    // Where the files do not suffice for both, they take turns.
-    let both_fit = 2 * subscribers + 100 <= files;
+    let mut rivals = Vec::new();
+    for contender in Contender::ALL {
+        rivals.push(Rival::start(contender).await);
+    }
+    // Where the files do not suffice for all, they take turns.
+    let all_fit = rivals.len() * subscribers + 100 <= files;
     for round in 0..=ROUNDS {
-        let mut rivals = [&mut ours, &mut axums];
-        rivals.rotate_left(round % 2);
-        for rival in rivals {
+        for turn in 0..rivals.len() {
+            let at = (round + turn) % rivals.len();
+            let rival = &mut rivals[at];
             rival.connect(subscribers).await;
             for cell in 0..CELLS.len() {
                 rival.run(cell, subscribers, round > 0).await;
             }
-            if !both_fit {
+            if !all_fit {
                 rival.subscribers = None;
             }
         }
     }
     for (cell, (size, in_flight)) in CELLS.into_iter().enumerate() {
         println!("{subscribers} subscribers, {size} B, {in_flight} in flight:");
-        let (ours, axums) = (&mut ours.results[cell], &mut axums.results[cell]);
-        report("ours", ours);
-        report("axum", axums);
-        // Of the same round, so that what slows the machine for a while slows both.
-        let rounds = ours.per_cpu_second.iter().zip(&axums.per_cpu_second);
-        let ratio = median(rounds.map(|(ours, axums)| ours / axums));
-        let name = format!("fan_out_{subscribers}_{size}B_{in_flight}_in_flight_ours_over_axum");
-        match (subscribers, size, in_flight) {
-            (1000, 100, 1) => goal(&name, ratio, Wanted::AtLeast(0.95)),
-            (1000, 100, 8) => goal(&name, ratio, Wanted::AtLeast(1.1)),
-            _ => println!("  {name} {ratio:.2}"),
+        for (rival, contender) in rivals.iter_mut().zip(Contender::ALL) {
+            report(contender.name(), &mut rival.results[cell]);
+        }
+        let [direct, ours, axum, epoll] = [0, 1, 2, 3].map(|at: usize| {
+            let results: &Results = &rivals[at].results[cell];
+            results
+        });
+        for (name, contender) in [("ours", ours), ("direct", direct), ("epoll", epoll)] {
+            // Of the same round, so that what slows the machine for a while slows both.
+            let rounds = contender.per_cpu_second.iter().zip(&axum.per_cpu_second);
+            let ratio = median(rounds.map(|(its, axums)| its / axums));
+            let wanted = match (name, subscribers, size, in_flight) {
+                ("ours", 1000, 100, 1) => Some(0.95),
+                ("ours", 1000, 100, 8) => Some(1.1),
+                ("direct", 1000, 100, 1) => Some(1.3),
+                ("direct", 1000, 100, 8) => Some(1.6),
+                _ => None,
+            };
+            let name =
+                format!("fan_out_{subscribers}_{size}B_{in_flight}_in_flight_{name}_over_axum");
+            match wanted {
+                Some(wanted) => goal(&name, ratio, Wanted::AtLeast(wanted)),
+                None => println!("  {name} {ratio:.2}"),
+            }
         }
     }
 }

@@ -23,8 +23,8 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::stream;
-use tokio::{net::TcpListener, sync::broadcast};
-use tower_sse::{Broker, BrokerError, Event, SseConnection, SseLayer};
+use tokio::sync::broadcast;
+use tower_sse::{Broker, BrokerError, Event, SseConnection, SseLayer, serve};
 
 /// The name of the variable that makes a server of this program.
 const ROLE: &str = "FAN_OUT_SERVER";
@@ -34,15 +34,24 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The servers that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contender {
+    /// The crate's own server, with direct streams.
+    Direct,
+    /// The crate's layer and broker on `axum::serve`.
     Ours,
     Axum,
+    /// What the machine can do.
+    Epoll,
 }
 
 impl Contender {
-    fn name(self) -> &'static str {
+    pub(crate) const ALL: [Self; 4] = [Self::Direct, Self::Ours, Self::Axum, Self::Epoll];
+
+    pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Direct => "direct",
             Self::Ours => "ours",
             Self::Axum => "axum",
+            Self::Epoll => "epoll",
         }
     }
 }
@@ -82,10 +91,8 @@ impl Drop for Server {
 
 /// Which server this process is to be, if it is one.
 pub(crate) fn role() -> Option<Contender> {
-    match std::env::var(ROLE).ok()?.as_str() {
-        "axum" => Some(Contender::Axum),
-        _ => Some(Contender::Ours),
-    }
+    let role = std::env::var(ROLE).ok()?;
+    Contender::ALL.into_iter().find(|it| it.name() == role)
 }
 
 #[tokio::main]
@@ -95,17 +102,28 @@ pub(crate) async fn serve(contender: Contender) {
         let _ = std::io::stdin().read(&mut [0]);
         std::process::exit(0);
     });
-    let router = match contender {
-        Contender::Ours => ours(),
-        Contender::Axum => axums(),
-    };
-    let router = router.route("/cpu", get(async || cpu_time().to_string()));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = serve::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let mut stdout = std::io::stdout();
     stdout.write_all(&port.to_le_bytes()).expect("a reader");
     stdout.flush().expect("a reader");
-    axum::serve(listener, router).await.expect("an endless run");
+    let with_cpu = |router: Router| router.route("/cpu", get(async || cpu_time().to_string()));
+    match contender {
+        Contender::Direct => serve::serve(listener, with_cpu(ours()))
+            .await
+            .expect("an endless run"),
+        Contender::Ours => axum::serve(listener.into_tokio(), with_cpu(ours()))
+            .await
+            .expect("an endless run"),
+        Contender::Axum => axum::serve(listener.into_tokio(), with_cpu(axums()))
+            .await
+            .expect("an endless run"),
+        Contender::Epoll => {
+            let listener = listener.into_tokio().into_std().expect("a socket");
+            tokio::task::block_in_place(|| crate::epoll::serve(listener));
+        }
+    }
 }
 
 /// A broker behind the layer.
@@ -176,7 +194,7 @@ pub(crate) fn now() -> u64 {
 }
 
 /// The processor time of this process, in nanoseconds: user and system.
-fn cpu_time() -> u64 {
+pub(crate) fn cpu_time() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
