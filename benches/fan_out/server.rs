@@ -111,6 +111,7 @@ pub(crate) async fn serve(contender: Contender) {
     let with_cpu = |router: Router| router.route("/cpu", get(async || cpu_time().to_string()));
     match contender {
         Contender::Direct => serve::serve(listener, with_cpu(ours()))
+            .header_read_timeout(Duration::from_secs(3600)) // The control connection rests for long.
             .await
             .expect("an endless run"),
         Contender::Ours => axum::serve(listener.into_tokio(), with_cpu(ours()))

@@ -31,6 +31,7 @@ use tower_service::Service;
 
 use super::{
     direct::{Direct, Left},
+    groups::Groups,
     io::Io,
     leaving::{Door, ServedBody},
     settings::Settings,
@@ -49,6 +50,7 @@ pub struct PeerAddr<A>(pub A);
 pub(super) struct Site<S, A> {
     pub(super) service: S,
     pub(super) settings: Arc<Settings>,
+    pub(super) groups: Arc<Groups>,
     pub(super) addr: A,
     pub(super) watcher: Watcher,
 }
@@ -97,8 +99,8 @@ where
             if is_http2 {
                 Box::pin(self.http2(io)).await;
             } else if let Some((direct, closes)) = Box::pin(self.http1(io)).await {
-                // A small task of its own: this one has grown with hyper.
-                tokio::spawn(self.stream(direct, closes));
+                let groups = Arc::clone(&self.groups);
+                groups.drive(Box::pin(self.stream(direct, closes)));
             }
         })
     }

@@ -53,6 +53,7 @@
 
 mod connection;
 mod direct;
+mod groups;
 mod io;
 mod leaving;
 mod listener;
@@ -79,6 +80,7 @@ use tower_service::Service;
 
 use self::{
     connection::Site,
+    groups::Groups,
     settings::Settings,
     shutdown::{Phase, Shutdown},
 };
@@ -155,7 +157,9 @@ impl<L, S> Serve<L, S> {
     }
 
     /// Closes a connection whose next request's head has not come within this time, from the opening
-    /// or from the last response on; a handshake has as long. 30 seconds by default.
+    /// or from the last response on; a handshake has as long. 75 seconds by default: more than the
+    /// minute for which load balancers keep an idle connection, which they would else use just when
+    /// it is closed.
     pub fn header_read_timeout(mut self, time: Duration) -> Self {
         self.settings.header_read_timeout = time;
         self
@@ -197,6 +201,7 @@ where
         } = self;
         let settings = Arc::new(settings);
         let shutdown = Shutdown::new();
+        let groups = Arc::new(Groups::default());
         let accepting = async {
             let mut pause = Duration::ZERO;
             loop {
@@ -206,6 +211,7 @@ where
                         let site = Site {
                             service: service.clone(),
                             settings: Arc::clone(&settings),
+                            groups: Arc::clone(&groups),
                             addr,
                             watcher: shutdown.watcher(),
                         };

@@ -15,7 +15,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             direct: true,
-            header_read_timeout: Duration::from_secs(30),
+            header_read_timeout: Duration::from_secs(75),
             write_deadline: Some(Duration::from_secs(30)),
             max_concurrent_streams: 10_000,
             http2_keep_alive: Some(Duration::from_secs(20)),
