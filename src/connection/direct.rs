@@ -7,11 +7,19 @@
 //!    body must not be polled from then on. It is kept, and dropped when the stream has ended, since
 //!    what wraps it may hold permits and guards.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 
-use super::{reader::Reader, shared::Shared, state::State};
+use super::{
+    Batch, StreamError,
+    reader::{Reader, took, wait},
+    shared::Shared,
+    state::State,
+};
 
 /// Says in a response's extensions that its body is a stream, and whose.
 #[derive(Clone)]
@@ -64,6 +72,50 @@ impl Reader {
     /// For the extensions of the response that carries the stream.
     pub(crate) fn mark(&self) -> Mark {
         Mark(Arc::clone(&self.shared))
+    }
+
+    /// As [`poll_frame`](Self::poll_frame). Tells as well whether what comes after a frame will wake
+    /// this task, so that it need not ask again.
+    ///
+    /// For that it gets ready to sleep before it looks. hyper asks again in any case, and would be
+    /// woken for what it has taken.
+    pub(crate) fn poll_armed(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> (Poll<Option<Result<Bytes, StreamError>>>, bool) {
+        let mut state = self.shared.lock();
+        let is_usual = state.feed.is_some()
+            && !(state.closing.is_some() || state.is_ended || state.heartbeat_due);
+        if !is_usual || self.welcome.is_some() || self.source_is_first {
+            drop(state);
+            return (self.poll_frame(cx), false);
+        }
+        state.waits_since = None;
+        let old = wait(&mut state, cx);
+        let mut batch = Batch::default();
+        state.outbox.fill(&mut batch);
+        let is_all_taken = state.outbox.is_empty();
+        let sender = state.outbox.next_waiter();
+        let source = state.open_source();
+        drop(state);
+        drop(old);
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        if let Some(source) = source {
+            source.arm();
+            batch.pull(&*source);
+        }
+        let is_armed = is_all_taken && !batch.is_full();
+        self.source_is_first = !is_armed;
+        let events = batch.events_of_source();
+        match batch.into_frame() {
+            None => (Poll::Pending, is_armed),
+            Some(frame) => {
+                took(&mut self.shared.lock(), frame.len(), events);
+                (Poll::Ready(Some(Ok(frame))), is_armed)
+            }
+        }
     }
 
     /// The body has been polled, and has given this.

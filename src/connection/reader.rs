@@ -37,12 +37,12 @@ const HTTP2_FLUSH: Duration = Duration::from_millis(50);
 pub(crate) struct Reader {
     pub(super) shared: Arc<Shared>,
     /// The first frame, until it is taken.
-    welcome: Option<Vec<u8>>,
+    pub(super) welcome: Option<Vec<u8>>,
     /// The head, or a frame, was given since the last `Pending`: the server may not have written it
     /// yet.
     is_unflushed: bool,
     /// The outbox filled the last frame alone: the source comes first in the next.
-    source_is_first: bool,
+    pub(super) source_is_first: bool,
     /// What a failing HTTP/2 stream waits for.
     flush: Option<Pin<Box<Sleep>>>,
     /// The last frame has been given.
@@ -389,7 +389,7 @@ impl Drop for Reader {
 }
 
 /// Notes what was taken: the outbox counts its own events.
-fn took(state: &mut State, bytes: usize, other_events: u64) {
+pub(super) fn took(state: &mut State, bytes: usize, other_events: u64) {
     state.last_taken = Instant::now();
     state.heartbeat_due = false;
     state.taken.bytes += bytes as u64;
@@ -397,7 +397,7 @@ fn took(state: &mut State, bytes: usize, other_events: u64) {
 }
 
 /// Leaves a waker; gives back the one that stood there, to be dropped outside the lock.
-fn wait(state: &mut State, cx: &Context<'_>) -> Option<std::task::Waker> {
+pub(super) fn wait(state: &mut State, cx: &Context<'_>) -> Option<std::task::Waker> {
     match &state.reader {
         Some(reader) if reader.will_wake(cx.waker()) => None,
         _ => state.reader.replace(cx.waker().clone()),

@@ -100,7 +100,8 @@ where
                 Box::pin(self.http2(io)).await;
             } else if let Some((direct, closes)) = Box::pin(self.http1(io)).await {
                 let groups = Arc::clone(&self.groups);
-                groups.drive(Box::pin(self.stream(direct, closes)));
+                let watcher = self.watcher.clone();
+                groups.drive(Box::pin(self.stream(direct, closes)), &watcher);
             }
         })
     }
@@ -179,17 +180,17 @@ where
     }
 
     /// Drives a stream on its socket, and then uses the socket again, or closes it.
-    async fn stream<Sock>(mut self, direct: Direct<Sock, B>, closes: bool)
+    async fn stream<Sock>(self, direct: Direct<Sock, B>, closes: bool)
     where
         Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let left = self.watcher.unless(Phase::Over, direct).await;
-        let Some(Left::Clean(mut io)) = left else {
+        // Its group sees to the last phase.
+        let Left::Clean(mut io) = direct.await else {
             return;
         };
         if closes || self.watcher.phase() != Phase::Running {
             // Whatever comes of it, the socket is closed.
-            let _ = self.watcher.unless(Phase::Over, io.shutdown()).await;
+            let _ = io.shutdown().await;
         } else {
             tokio::spawn(self.serve_io(*io));
         }

@@ -136,6 +136,9 @@ where
         let Some(io) = &mut this.io else {
             return Poll::Ready(Left::Gone);
         };
+        // Whether the reader will wake this task for what comes next. If that was found before a write
+        // was pending, it may have done so already.
+        let mut is_armed = false;
         loop {
             match this.out.poll_write(io, cx) {
                 Poll::Ready(Ok(())) => {}
@@ -149,7 +152,12 @@ where
                     Left::Clean(Box::new(io))
                 }));
             }
-            match this.reader.poll_frame(cx) {
+            if is_armed {
+                break;
+            }
+            let (frame, armed) = this.reader.poll_armed(cx);
+            is_armed = armed;
+            match frame {
                 Poll::Ready(Some(Ok(frame))) => this.out.set(frame),
                 // Broken off: without the last chunk, the client can tell.
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Left::Gone),

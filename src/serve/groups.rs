@@ -16,13 +16,16 @@ use std::{
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{sync::mpsc, task::unconstrained};
 
+use super::shutdown::{Phase, Watcher};
+
 /// How many streams a group has at most: enough to save most wakes, few enough that other tasks get
 /// their turn between two groups.
 const GROUP: usize = 256;
 
 pub(super) type Stream = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The groups of a server. Dropped, they take no new streams; each ends with its last one.
+/// The groups of a server. Dropped, they take no new streams; each ends with its last one, or with
+/// the server.
 #[derive(Default)]
 pub(super) struct Groups {
     /// Guards the list of groups. Nothing is awaited under it.
@@ -37,7 +40,7 @@ struct Group {
 
 impl Groups {
     /// Has a stream driven until it ends.
-    pub(super) fn drive(&self, stream: Stream) {
+    pub(super) fn drive(&self, stream: Stream, watcher: &Watcher) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let with_room = all
             .iter()
@@ -45,7 +48,7 @@ impl Groups {
         let group = match with_room {
             Some(group) => group,
             None => {
-                let group = Group::start();
+                let group = Group::start(watcher.clone());
                 all.push(group);
                 &all[all.len() - 1]
             }
@@ -59,12 +62,15 @@ impl Groups {
 }
 
 impl Group {
-    fn start() -> Self {
+    fn start(mut watcher: Watcher) -> Self {
         let (sender, streams) = mpsc::channel(GROUP);
         let count = Arc::new(AtomicUsize::new(0));
         // What a stream writes is bounded by what is ready for it: a budget over all streams of a
         // group would only stop those that come last.
-        tokio::spawn(unconstrained(drive(streams, Arc::clone(&count))));
+        let driving = drive(streams, Arc::clone(&count));
+        tokio::spawn(unconstrained(async move {
+            watcher.unless(Phase::Over, driving).await;
+        }));
         Self {
             count,
             streams: sender,

@@ -230,6 +230,7 @@ where
             () = accepting => {}
             () = signal => {}
         }
+        drop(groups);
         // Its socket is closed: who comes now is refused by the system.
         drop(listener);
         shutdown.set(Phase::Finishing);
