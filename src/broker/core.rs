@@ -259,7 +259,12 @@ impl Replica {
         next
     }
 
-    fn now(&self) -> u64 {
+    /// A time in the count of milliseconds that entries have theirs in.
+    pub(super) fn time_of(&self, millis: u64) -> Instant {
+        self.epoch_start + Duration::from_millis(millis)
+    }
+
+    pub(super) fn now(&self) -> u64 {
         let since = Instant::now().saturating_duration_since(self.epoch_start);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }

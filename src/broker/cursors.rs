@@ -14,6 +14,8 @@ use crate::{Event, log::Position};
 pub(super) struct Cursors {
     pub(super) topics: Vec<Cursor>,
     pub(super) is_live: bool,
+    /// In the broker's count of milliseconds.
+    pub(super) live_since: u64,
     /// How many subscriptions wait for the window to be read.
     pub(super) undecided: Vec<Undecided>,
     /// A gap that has not been told.
@@ -64,6 +66,7 @@ impl Cursors {
         Self {
             topics: Vec::new(),
             is_live: false,
+            live_since: 0,
             undecided: Vec::new(),
             gap: None,
             place: None,
@@ -124,6 +127,24 @@ impl Cursors {
             self.note_gap(GapReason::Lost, None);
             self.look_at_life(replica);
         }
+    }
+
+    /// Since when there has been an entry that could go out, in the broker's count of milliseconds.
+    pub(super) fn waits_since(&self, visible: u64) -> Option<u64> {
+        let times = self.topics.iter().filter_map(|cursor| {
+            if !cursor.topic.reaches(cursor.next) {
+                return None;
+            }
+            let ring = cursor.topic.ring();
+            if ring.first() > cursor.next {
+                // Long enough for it to have been dropped.
+                return Some(0);
+            }
+            let entry = ring.entry(cursor.next);
+            let entry = entry.filter(|entry| entry.offset <= visible);
+            entry.map(|entry| entry.time)
+        });
+        times.min().map(|time| time.max(self.live_since))
     }
 
     pub(super) fn note_gap(&mut self, reason: GapReason, missed: Option<u64>) {

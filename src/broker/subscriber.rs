@@ -225,6 +225,7 @@ impl Source for Subscriber {
     fn go_live(&self, nothing_was_sent: bool) {
         let mut cursors = self.lock();
         cursors.is_live = true;
+        cursors.live_since = self.replica.now();
         cursors.place_in_welcome |= nothing_was_sent;
     }
 
@@ -232,18 +233,24 @@ impl Source for Subscriber {
         self.topics.load(Ordering::Acquire) > 0
     }
 
-    fn visit(&self) {
+    fn visit(&self) -> Option<Instant> {
+        let mut cursors = self.lock();
+        if !cursors.is_live || !cursors.undecided.is_empty() {
+            return None;
+        }
         // A body that is not polled does not see that it has fallen off its ring.
         if self.replica.settings.slow_consumer == SlowConsumer::Disconnect {
-            let mut cursors = self.lock();
             // What went with a log is no fault of the reader's.
             let is_told = cursors.losses == self.replica.losses();
-            if cursors.is_live && is_told && cursors.topics.iter().any(Cursor::has_lagged) {
+            if is_told && cursors.topics.iter().any(Cursor::has_lagged) {
                 cursors.is_live = false;
                 drop(cursors);
                 self.connection.close(CloseReason::SlowConsumer);
+                return None;
             }
         }
+        let since = cursors.waits_since(self.replica.visible());
+        since.map(|since| self.replica.time_of(since))
     }
 
     fn detach(&self) {

@@ -189,6 +189,7 @@ impl Shared {
         let reader = self.beat(&mut state, now);
         let is_ending = state.ending.is_some();
         let source = state.feed.as_ref().map(|feed| Arc::clone(&feed.source));
+        let taken = state.taken.bytes;
         drop(state);
         if is_ending {
             self.ended().notify_waiters();
@@ -197,10 +198,22 @@ impl Shared {
         if let Some(reader) = reader {
             reader.wake();
         }
-        if let Some(source) = source {
-            source.visit();
+        let waits_since = source.and_then(|source| source.visit());
+        if let Some(since) = waits_since {
+            self.note_source(since, taken);
         }
         self.next_visit(now)
+    }
+
+    /// Notes since when the source has had something, unless more than these bytes have been taken
+    /// by now. Whoever sleeps is woken for it, and that is noted then; but a server that is held up
+    /// with the last frame does not sleep.
+    fn note_source(&self, since: Instant, taken: u64) {
+        let mut state = self.lock();
+        if state.taken.bytes == taken && state.closing.is_none() {
+            let since = since.max(state.last_taken);
+            state.note_waiting(|| since);
+        }
     }
 
     fn next_visit(&self, now: Instant) -> Option<Instant> {
@@ -242,7 +255,11 @@ impl Shared {
         if !waits {
             return None;
         }
-        state.waits_since.get_or_insert(now);
+        // An event that was queued since is noted already: this was left over then. A last one, at
+        // a planned end, is not.
+        let is_left_over = !is_empty && state.closing.is_none();
+        let since = if is_left_over { state.last_taken } else { now };
+        state.waits_since.get_or_insert(since);
         state.reader.take()
     }
 

@@ -42,8 +42,8 @@ pub(crate) trait Source: Any + Send + Sync {
     /// Whether there is something that could give events.
     fn is_subscribed(&self) -> bool;
 
-    /// A visit of the ticker.
-    fn visit(&self);
+    /// A visit of the ticker. Tells since when an event waits that could be pulled now.
+    fn visit(&self) -> Option<Instant>;
 
     /// The connection has ended.
     fn detach(&self);
