@@ -20,12 +20,12 @@ async fn a_stream_whose_times_are_all_endless_stays_open_and_can_be_closed() {
         .retry(NEVER);
     let (sse, mut events) = connection_of(&layer, Request::default()).await;
     assert_eq!(events.event().await.unwrap().event_type, "welcome");
-    sleep(10 * DAY).await;
+    sleep(DAY).await;
     sse.send(Event::message("still here")).await.unwrap();
     assert_eq!(events.event().await.unwrap().data, "still here");
 
     sse.close_at(farthest());
-    sleep(10 * DAY).await;
+    sleep(DAY).await;
     assert!(!sse.is_closed());
     sse.close_at(Instant::now() + DAY);
     events.time_limit(2 * DAY).end().await.unwrap();
