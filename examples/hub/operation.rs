@@ -93,7 +93,7 @@ pub(crate) async fn serve(
         // With the drain, not after it: clients would come back on the sockets that they have open.
         let _ = stop.send(());
         let drained = hub.connections.drain().over(over).deadline(2 * over).await;
-        println!("{} streams ended, {} were cut.", drained.ended, drained.cut);
+        println!("Streams ended: {}, cut: {}.", drained.ended, drained.cut);
     };
     // A client that has stopped reading keeps its socket, and the server would wait for that.
     let server = timeout(unready + 3 * over, server);

@@ -17,10 +17,10 @@ const LATER = {
   key_full: "There are as many streams from this address as the server takes.",
 };
 const ENDS = {
-  client_gone: "clients that left",
+  client_gone: "client left",
   closed: "closed",
   drained: "drained",
-  lifetime: "at the end of their life",
+  lifetime: "lifetime over",
   slow_consumer: "too slow",
   failed: "failed",
 };
@@ -366,7 +366,7 @@ async function stats() {
   }
   at("most").textContent = `, of ${connections.most.toLocaleString("en")}`;
   const ends = Object.entries(connections.closed).filter(([reason, n]) => ENDS[reason] && n);
-  const ended = ends.map(([reason, n]) => `${n.toLocaleString("en")} ${ENDS[reason]}`).join(", ");
+  const ended = ends.map(([reason, n]) => `${ENDS[reason]} ${n.toLocaleString("en")}`).join(", ");
   at("server-said").textContent = (ready ? "" : "It is about to stop. ")
     + `Ended: ${ended || "none yet"}.`;
   at("kept").textContent = `The server keeps the last ${broker.history} events of each topic`
