@@ -44,7 +44,8 @@ use super::{
 ///
 /// 1. let readiness probes fail, and wait until the load balancer has noticed;
 /// 2. begin the drain, and let the server's signal fire at the same time;
-/// 3. wait for both.
+/// 3. wait for both, but not for ever: a client that has stopped reading keeps its socket, and the
+///    server waits for that.
 ///
 /// ```no_run
 /// # #[cfg(feature = "axum")]
@@ -55,14 +56,15 @@ use super::{
 /// let server = axum::serve(listener, app).with_graceful_shutdown(async {
 ///     let _ = stopped.await;
 /// });
-/// let shutdown = async {
-///     let _ = tokio::signal::ctrl_c().await;
-///     let _ = stop.send(()); // the server takes no new connections, and ends the idle ones
-///     let drained = connections.drain().over(Duration::from_secs(5)).await;
-///     println!("{} streams ended, {} had to be cut", drained.ended, drained.cut);
-/// };
-/// let (served, ()) = tokio::join!(server.into_future(), shutdown);
-/// served
+/// let server = tokio::spawn(server.into_future());
+/// tokio::signal::ctrl_c().await?;
+/// let _ = stop.send(()); // the server takes no new connections, and ends the idle ones
+/// let drained = connections.drain().over(Duration::from_secs(5)).await;
+/// println!("{} streams ended, {} had to be cut", drained.ended, drained.cut);
+/// match tokio::time::timeout(Duration::from_secs(10), server).await {
+///     Ok(served) => served?,
+///     Err(_) => Ok(()), // what is left ends with the process
+/// }
 /// # }
 /// ```
 ///

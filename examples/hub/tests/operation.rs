@@ -226,6 +226,9 @@ async fn told_to_stop_it_asks_its_clients_to_come_back_and_finishes() -> TestRes
         assert!(rest.contains(last), "{rest}");
         assert!(rest.ends_with("\r\n0\r\n\r\n"), "it broke off: {rest}");
     }
+    // Idle sockets are closed as well: the server has been told, and not given up.
+    let rest = within("the end of a socket", kept.read_u8()).await;
+    assert!(rest.is_err(), "{rest:?}");
     let figures = hub.hub.connections.clone();
     hub.ended().await?;
     assert_eq!(figures.stats().closed(tower_sse::CloseReason::Drained), 20);
