@@ -51,7 +51,7 @@ use tokio::net::TcpListener;
 use tower_sse::{Broker, Connections, Event, SseConnection, SseLayer, broker::History};
 
 use self::{
-    operation::{serve, signal},
+    operation::{Stopped, serve, signal},
     options::Options,
 };
 
@@ -196,7 +196,11 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
     println!("Open http://{}", listener.local_addr()?);
-    serve(listener, Hub::new(options), signal).await?;
+    match serve(listener, Hub::new(options), signal).await? {
+        Stopped::Finished => println!("Stopped."),
+        Stopped::Unfinished => println!("Stopped, with requests left."),
+        Stopped::AtOnce => println!("Stopped at once."),
+    }
     Ok(())
 }
 

@@ -68,13 +68,24 @@ pub(crate) async fn stats(State(hub): State<Hub>) -> Json<Value> {
     }))
 }
 
+/// How it has stopped.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Stopped {
+    /// All is answered.
+    Finished,
+    /// Not all was, in the time that there was for it.
+    Unfinished,
+    /// It was told again.
+    AtOnce,
+}
+
 /// Serves until it is told to stop. Then `/ready` says no, the streams end one after the other, and
 /// what the server still has to answer is answered. Told again, it stops at once.
 pub(crate) async fn serve(
     listener: TcpListener,
     hub: Hub,
     told_to_stop: impl AsyncFn(),
-) -> io::Result<()> {
+) -> io::Result<Stopped> {
     let service = app(hub.clone()).into_make_service_with_connect_info::<SocketAddr>();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = axum::serve(listener, service).with_graceful_shutdown(async {
@@ -82,7 +93,7 @@ pub(crate) async fn serve(
     });
     let mut server = pin!(server.into_future());
     tokio::select! {
-        served = &mut server => return served,
+        served = &mut server => return served.map(|()| Stopped::Finished),
         () = told_to_stop() => {}
     }
     println!("Stopping. Tell it again (Ctrl-C) to stop at once.");
@@ -99,16 +110,10 @@ pub(crate) async fn serve(
     let server = timeout(unready + 3 * over, server);
     tokio::select! {
         (served, ()) = async { tokio::join!(server, drain) } => match served {
-            Ok(served) => served,
-            Err(_) => {
-                println!("Stopped with requests left.");
-                Ok(())
-            }
+            Ok(served) => served.map(|()| Stopped::Finished),
+            Err(_) => Ok(Stopped::Unfinished),
         },
-        () = told_to_stop() => {
-            println!("Stopped at once.");
-            Ok(())
-        }
+        () = told_to_stop() => Ok(Stopped::AtOnce),
     }
 }
 
