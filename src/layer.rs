@@ -29,8 +29,9 @@
 //!
 //! - anything but 200 (an `EventSource` that is answered `204` stops reconnecting),
 //! - 200, when nothing was sent and no handle on the connection is left: it did not want one,
-//! - 200 with `content-type: text/event-stream`, or with gRPC's marks (`grpc-status`,
-//!   `application/grpc`: gRPC answers refused calls with 200),
+//! - 200 with `content-type: text/event-stream` (but see [`adopt`](SseLayer::adopt), which takes
+//!   such streams over), or with gRPC's marks (`grpc-status`, `application/grpc`: gRPC answers
+//!   refused calls with 200),
 //! - anything, after [`decline`](SseConnection::decline).
 //!
 //! HEAD is answered with the head that GET would have, and no stream.
@@ -58,6 +59,26 @@
 //! unexpected end instead of a clean one. What was sent before goes out first, as far as can be seen
 //! from a body: over HTTP/2 the reset waits for 50 ms after the last event, since it makes a server
 //! drop what it has not written; a client that has stopped reading by then loses the last of it.
+//!
+//! # Protection
+//!
+//! | what is bounded | by | without it |
+//! | --- | --- | --- |
+//! | connections in all | [`max_connections`](SseLayer::max_connections) | unbounded |
+//! | connections of one user, or one address | [`max_connections_per`](SseLayer::max_connections_per), [`SseConnection::limit`] | unbounded |
+//! | how long a stream lives | [`max_lifetime`](SseLayer::max_lifetime), [`SseConnection::close_at`] | unbounded |
+//! | how long a client may take nothing | [`stall_timeout`](SseLayer::stall_timeout) | 60 seconds |
+//! | how long a stream may take to end | [`grace`](SseLayer::grace); in a drain [`deadline`](crate::connection::Drain::deadline) | 10 seconds |
+//! | what waits for a client | [`outbox`](SseLayer::outbox) | 64 events, 1 MiB |
+//! | whose pages may ask | [`allowed_origins`](SseLayer::allowed_origins) | all |
+//! | which hosts may be asked for | [`allowed_hosts`](SseLayer::allowed_hosts) | all |
+//!
+//! Requests beyond the first two bounds, and those that come during a [drain](Connections::drain),
+//! are refused without a call of the inner service (but for `limit`, which it calls itself). GET is
+//! answered with an event stream that ends at once: one event, `reconnect`, with the reason and a
+//! jittered `retry`. Other methods are answered `503`, with `Retry-After`.
+//! [`refusal`](SseLayer::refusal) sets one of the two for both. What the guards in the last two rows
+//! refuse is answered `403`. No stream that is open is ever ended to make room.
 //!
 //! # Example
 //!
@@ -96,14 +117,14 @@ pub use crate::{
     service::SseService,
 };
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use http::{Method, StatusCode, request};
 use tower_layer::Layer;
 
 use crate::{
-    Event, SseConnection,
-    connection::{Capacity, CloseReason, Config, Connections, Welcome},
+    SseConnection,
+    connection::{CloseReason, Config, Connections},
     future::AcceptFuture,
     guard::Guard,
     path::Rule,
@@ -244,83 +265,12 @@ impl SseLayer {
         &self.settings.connections
     }
 
-    /// Sends a heartbeat (a comment of one byte and a line end) when nothing else was sent for
-    /// this long, so that proxies keep the connection and a client that has vanished is noticed.
-    ///
-    /// The default is 15 seconds, as the HTML standard advises (section 9.2.7). Times are kept
-    /// between 64 ms, the grain of the clock, and one day. Heartbeats need a Tokio runtime.
-    pub fn keep_alive(mut self, time: Duration) -> Self {
-        let range = Duration::from_millis(64)..=Duration::from_secs(24 * 60 * 60);
-        let time = time.clamp(*range.start(), *range.end());
-        self.config_mut().keep_alive = Some(time);
-        self
-    }
-
-    /// Sends no heartbeats. Proxies will cut idle streams, and clients that vanish without a word
-    /// stay open.
-    pub fn without_keep_alive(mut self) -> Self {
-        self.config_mut().keep_alive = None;
-        self
-    }
-
-    /// Sets the reconnection time that the welcome gives the client; 3 seconds by default, at most
-    /// 24 days.
-    ///
-    /// An `EventSource` keeps the last `retry` that it was given for ever. So each welcome sets it
-    /// anew.
-    pub fn retry(mut self, time: Duration) -> Self {
-        self.config_mut().retry = Some(time);
-        self
-    }
-
-    /// Leaves the reconnection time to the client (a few seconds, in browsers).
-    pub fn without_retry(mut self) -> Self {
-        self.config_mut().retry = None;
-        self
-    }
-
-    /// Sets the first event of each stream, in place of `welcome` with `{"uuid": "…"}`. The
-    /// reconnection time is added to it, unless it sets its own.
-    ///
-    /// The function is called when the stream starts. What it sends comes after the welcome.
-    pub fn welcome<F>(mut self, welcome: F) -> Self
-    where
-        F: Fn(&SseConnection) -> Event + Send + Sync + 'static,
-    {
-        self.config_mut().welcome = Welcome::Custom(Arc::new(welcome));
-        self
-    }
-
-    /// Sends no first event, and so no reconnection time.
-    pub fn without_welcome(mut self) -> Self {
-        self.config_mut().welcome = Welcome::None;
-        self
-    }
-
-    /// Numbers the events of each connection: `id: N`, from 0, and no `retry`. Comments, and events
-    /// with an id of their own, are not numbered.
-    ///
-    /// Off by default: a count that starts again on every connection cannot be resumed from.
-    pub fn numbered(mut self, is_numbered: bool) -> Self {
-        self.config_mut().numbered = is_numbered;
-        self
-    }
-
     /// Keeps streams open without a handle, for applications that reach them only through
     /// [`Connections`]. A plain 200 then starts a stream, whatever its body.
     ///
     /// Off by default: such a stream ends only when it is closed, or when the client leaves.
     pub fn hold_open(mut self, holds: bool) -> Self {
         self.config_mut().hold_open = holds;
-        self
-    }
-
-    /// Bounds what waits to be taken by the server: 64 events and 1 MiB by default, for each
-    /// connection. At the bound `send` waits, and `try_send` fails.
-    ///
-    /// At least one event is taken, however large: when nothing else waits.
-    pub fn outbox(mut self, events: usize, bytes: usize) -> Self {
-        self.config_mut().outbox = Capacity { events, bytes };
         self
     }
 

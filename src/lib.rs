@@ -47,9 +47,13 @@
 //! }
 //! ```
 //!
+//! Streams are bounded in number, in time and in slowness, and a server that is to stop ends them with
+//! [`Connections::drain`], so that its graceful shutdown finishes; those too that the application has
+//! made by itself, with axum's `Sse` say ([`SseLayer::adopt`]).
+//!
 //! - [`layer`]: which requests become streams, when a stream starts, and how it is declined; what
-//!   goes outside the layer and what inside.
-//! - [`connection`]: the life of a connection, its outbox, the registry.
+//!   goes outside the layer and what inside; what bounds streams.
+//! - [`connection`]: the life of a connection and its end, its outbox, the registry, figures.
 //! - [`event`]: what goes over the wire, and a parser for it.
 //! - [`broker`]: topics, replay, the places that clients come back with, slow consumers.
 //! - [`backplane`]: the log behind a broker, and what an implementation of one guarantees.
@@ -78,13 +82,15 @@
 //!
 //! The crate follows semantic versioning: before 1.0 a new minor version may break what is public
 //! here. Types of other crates are public where they have to be: those of `bytes`, `http`,
-//! `http-body`, `serde`, `tower-layer`, `tower-service`, `futures-core` and `uuid`; in `axum`, those
-//! of `axum-core`. The default build needs Rust 1.85; raising that is a minor version.
+//! `http-body`, `serde`, `tokio` (its `Instant`), `tower-layer`, `tower-service`, `futures-core` and
+//! `uuid`; in `axum`, those of `axum-core`. Features `metrics` and `tracing` show no types, but speak
+//! to the recorder of `metrics` 0.24 and to the subscriber of `tracing` 0.1; the names of figures,
+//! spans, events and fields are public too. The default build needs Rust 1.85; raising that is a minor version.
 //!
 //! # What it does not do
 //!
-//! - Bound how many streams are open or for how long, or end them for a shutdown.
-//!   [`Connections::close_where`] closes them.
+//! - Close the socket of a client that has stopped reading: its connection ends, but the socket is
+//!   the server's, and stays until the client leaves or the server's own timeouts act.
 //! - Reach beyond its process: [`Connections`] knows the streams that were opened here, and a log in
 //!   memory ends with its process. Other logs go behind [`Backplane`](backplane::Backplane).
 //! - Keep what is sent to a connection directly, without a topic, for a client that comes back.
@@ -125,6 +131,7 @@ mod protection;
 mod refusal;
 mod response;
 mod service;
+mod stream;
 mod trace;
 
 pub use broker::{Broker, BrokerError};

@@ -153,20 +153,24 @@ impl EventReader {
     ///
     /// # Errors
     ///
-    /// If the stream ends or breaks off before, or if nothing comes within the time limit.
+    /// If the stream ends or breaks off before, or if no event comes within the time limit.
     pub async fn event(&mut self) -> Result<MessageEvent, ReadError> {
-        loop {
-            if let Decoded::Event(event) = self.decoded().await? {
-                return Ok(event);
+        // Of the whole wait: heartbeats come for as long as the stream is open.
+        limited(self.time_limit, async {
+            loop {
+                if let Decoded::Event(event) = self.decoded().await? {
+                    return Ok(event);
+                }
             }
-        }
+        })
+        .await?
     }
 
     /// What comes next: an event, a comment (a heartbeat is an empty one), or a reconnection time.
     ///
     /// # Errors
     ///
-    /// As for [`event`](Self::event).
+    /// If the stream ends or breaks off before, or if nothing comes within the time limit.
     pub async fn decoded(&mut self) -> Result<Decoded, ReadError> {
         loop {
             if let Some(decoded) = self.decoder.next() {
@@ -181,7 +185,7 @@ impl EventReader {
     ///
     /// # Errors
     ///
-    /// As for [`event`](Self::event).
+    /// As for [`decoded`](Self::decoded).
     pub async fn frame(&mut self) -> Result<Bytes, ReadError> {
         loop {
             match limited(self.time_limit, self.body.frame()).await? {

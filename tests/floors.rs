@@ -59,6 +59,7 @@ const FLOORS: &[(&str, u8, Half, Crates)] = &[
     ("body", 3, Http, AllBut(FOREIGN)),
     ("response", 3, Http, AllBut(FOREIGN)),
     ("path", 3, Http, AllBut(FOREIGN)),
+    ("stream", 3, Http, AllBut(FOREIGN)),
     ("protection", 3, Http, AllBut(FOREIGN)),
     ("refusal", 3, Http, AllBut(FOREIGN)),
     ("guard", 3, Http, AllBut(FOREIGN)),

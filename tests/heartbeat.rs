@@ -5,7 +5,10 @@ mod rules;
 use http::Request;
 use rules::{Notes, open};
 use std::{ops::RangeInclusive, time::Duration};
-use tokio::{runtime, time::Instant};
+use tokio::{
+    runtime,
+    time::{Instant, timeout},
+};
 use tower_sse::{
     Connections, Event, SseConnection, SseLayer,
     test_util::{self, EventReader, ReadError},
@@ -131,6 +134,21 @@ async fn a_stream_that_is_closed_sends_no_heartbeat_before_its_end() {
     sse.close();
     tokio::time::sleep(seconds(100)).await;
     assert!(matches!(events.frame().await, Err(ReadError::Ended)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_waits_for_an_event_is_not_kept_waiting_by_heartbeats() {
+    let (_sse, events) = connect(&layer()).await;
+    let mut events = events.time_limit(seconds(100));
+    let begin = Instant::now();
+    let event = timeout(seconds(1000), events.event()).await;
+    assert!(
+        matches!(event, Ok(Err(ReadError::TimedOut(_)))),
+        "{event:?}"
+    );
+    assert_eq!(begin.elapsed(), seconds(100));
+    let end = timeout(seconds(1000), events.end()).await;
+    assert!(matches!(end, Ok(Err(ReadError::TimedOut(_)))), "{end:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,46 +9,71 @@
 //! | `DELETE /connections/{uuid}/topics/{topic}` | takes a topic away from it |
 //! | `DELETE /connections/{uuid}` | cuts a connection: its client comes back |
 //! | `GET /stats` | figures, as JSON |
+//! | `GET /metrics` | figures, as Prometheus reads them |
+//! | `GET /ready` | 200, or 503 when the hub is about to stop: for a load balancer |
 //!
-//! `--listen ADDR` sets the address, 127.0.0.1:3000 without it; `--history N` how many events of
-//! each topic are kept for those who come back, 1000 without it.
+//! | option | what it sets | without it |
+//! | --- | --- | --- |
+//! | `--listen ADDR` | the address | 127.0.0.1:3000 |
+//! | `--history N` | how many events of each topic are kept for those who come back | 1000 |
+//! | `--max N` | how many streams there may be | 10000 |
+//! | `--max-per-address N` | how many streams one address may have | 1000 |
+//! | `--lifetime SECONDS` | when a stream ends, for its client to come back | 3600 |
+//! | `--unready SECONDS` | for how long only `/ready` says that it stops, before it does | 0 |
+//! | `--drain SECONDS` | over which time its streams end then | 5 |
+//!
+//! On Ctrl-C or SIGTERM the hub ends its streams, and their clients come back to the next hub that
+//! listens there. On a second one it ends at once.
 //!
 //! Whoever reaches the server may do all this. A program with users looks first who asks.
 
-use std::{error::Error, net::SocketAddr, process::ExitCode};
+mod operation;
+mod options;
+
+use std::{
+    error::Error,
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::StringRejection},
-    http::{StatusCode, header::CONTENT_TYPE},
+    extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State, rejection::StringRejection},
+    http::{StatusCode, header::CONTENT_TYPE, request},
     response::{Html, IntoResponse, Result},
     routing::{delete, get, post},
 };
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_sse::{Broker, Connections, Event, SseConnection, SseLayer, broker::History};
 
+use self::{
+    operation::{Stopped, serve, signal},
+    options::Options,
+};
+
 /// The longest body that is published.
 const MAX_BODY: usize = 64 * 1024;
-
-const USAGE: &str = "usage: hub [--listen ADDR] [--history N]";
 
 #[derive(Clone)]
 struct Hub {
     broker: Broker,
     connections: Connections,
-    history: usize,
+    recorder: Arc<PrometheusRecorder>,
+    is_ready: Arc<AtomicBool>,
+    options: Options,
 }
 
-fn app(history: usize) -> Router {
-    let connections = Connections::new();
+fn app(hub: Hub) -> Router {
     let sse = SseLayer::new("/events")
-        .registry(&connections)
+        .registry(&hub.connections)
+        .max_connections(hub.options.max)
+        .max_connections_per(hub.options.max_per_address, address)
+        .max_lifetime(hub.options.lifetime)
         .last_event_id_query("lastEventId"); // for a page that went offline, and comes back
-    let broker = Broker::builder()
-        .history(History::default().events(history))
-        .in_memory();
     Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/page.js", get(script))
@@ -59,14 +84,18 @@ fn app(history: usize) -> Router {
             "/connections/{uuid}/topics/{topic}",
             post(add_topic).delete(remove_topic),
         )
-        .route("/stats", get(stats))
+        .route("/stats", get(operation::stats))
+        .route("/metrics", get(operation::metrics))
+        .route("/ready", get(operation::ready))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(sse)
-        .with_state(Hub {
-            broker,
-            connections,
-            history,
-        })
+        .with_state(hub)
+}
+
+/// Behind a proxy this is the proxy's: there it has to come from a header that the proxy sets.
+fn address(request: &request::Parts) -> Option<IpAddr> {
+    let ConnectInfo(address) = request.extensions.get::<ConnectInfo<SocketAddr>>()?;
+    Some(address.ip())
 }
 
 async fn script() -> impl IntoResponse {
@@ -141,16 +170,18 @@ async fn cut(State(hub): State<Hub>, Path(uuid): Path<String>) -> Result<StatusC
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn stats(State(hub): State<Hub>) -> Json<Value> {
-    Json(json!({
-        "connections": hub.connections.len(),
-        "topics": hub.broker.topics(),
-        "published": hub.broker.stats().records,
-        "history": hub.history,
-    }))
-}
-
 impl Hub {
+    fn new(options: Options) -> Self {
+        let history = History::default().events(options.history);
+        Self {
+            broker: Broker::builder().history(history).in_memory(),
+            connections: Connections::new(),
+            recorder: Arc::new(PrometheusBuilder::new().build_recorder()),
+            is_ready: Arc::new(AtomicBool::new(true)),
+            options,
+        }
+    }
+
     fn connection(&self, uuid: &str) -> Result<SseConnection, (StatusCode, &'static str)> {
         let sse = uuid.parse().ok();
         let sse = sse.and_then(|uuid| self.connections.get(&uuid));
@@ -159,57 +190,23 @@ impl Hub {
     }
 }
 
-#[derive(Debug)]
-struct Options {
-    listen: SocketAddr,
-    history: usize,
-}
-
-impl Options {
-    fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options = Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
-            history: 1000,
-        };
-        while let Some(name) = args.next() {
-            let value = args.next();
-            match (name.as_str(), value.as_deref()) {
-                ("--listen", Some(value)) => {
-                    let listen = value.parse();
-                    options.listen = listen
-                        .map_err(|_| format!("{value} is no address, as 127.0.0.1:3000 is"))?;
-                }
-                ("--history", Some(value)) => {
-                    let history = value.parse().ok().filter(|events| *events > 0);
-                    options.history =
-                        history.ok_or_else(|| format!("{value} is no number from 1 on"))?;
-                }
-                ("--listen" | "--history", None) => {
-                    return Err(format!("{name} needs a value; {USAGE}"));
-                }
-                _ => return Err(format!("{name} is unknown; {USAGE}")),
-            }
-        }
-        Ok(options)
-    }
-}
-
-async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
+async fn run() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse(std::env::args().skip(1))?;
     let listener = TcpListener::bind(options.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
     println!("Open http://{}", listener.local_addr()?);
-    axum::serve(listener, app(options.history)).await?;
+    match serve(listener, Hub::new(options), signal).await? {
+        Stopped::Finished => println!("Stopped."),
+        Stopped::Unfinished => println!("Stopped, with requests left."),
+        Stopped::AtOnce => println!("Stopped at once."),
+    }
     Ok(())
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => serve(options).await,
-        Err(error) => Err(error.into()),
-    };
-    if let Err(error) = outcome {
+    if let Err(error) = run().await {
         eprintln!("hub: {error}");
         return ExitCode::FAILURE;
     }

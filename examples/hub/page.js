@@ -2,13 +2,27 @@
 
 const at = (id) => document.getElementById(id);
 const ROWS = 100, SECONDS = 60, REMEMBERED = 20000, MOST_TEXT = 2000;
-const CONTROL = ["welcome", "position", "gap"];
+const CONTROL = ["welcome", "position", "gap", "reconnect"];
 const REASONS = {
   evicted: "The server no longer keeps all that came after this page's place.",
   lagged: "This page was too slow: the server has dropped events that it had not had.",
   other_log: "The server's log is a new one, and this page's place was in another.",
   unknown_position: "The server does not know this page's place.",
   lost: "The server has lost a part of its log.",
+};
+const LATER = {
+  drained: "The server is stopping.",
+  draining: "The server is stopping, and takes no streams any more.",
+  full: "The server has as many streams as it takes.",
+  key_full: "There are as many streams from this address as the server takes.",
+};
+const ENDS = {
+  client_gone: "client left",
+  closed: "closed",
+  drained: "drained",
+  lifetime: "lifetime over",
+  slow_consumer: "too slow",
+  failed: "failed",
 };
 
 const topics = new Set(["news", "weather"]);
@@ -20,6 +34,8 @@ let source, state, uuid, asked, timer;
 let place = "";
 // The last time that the stream was gone, and what this page has published meanwhile.
 let away;
+// Why the server has asked this page to come back later.
+let later;
 
 // ---- the stream
 
@@ -52,6 +68,8 @@ function control(event) {
   if (event.type === "welcome") {
     uuid = JSON.parse(event.data).uuid;
     show("open", "Open");
+    if (later) at("notice").hidden = true;
+    later = undefined;
     if (away) away.until = performance.now();
     const item = row("note", away ? "" : "Connected. Events come from now on.");
     if (away) away.item = item;
@@ -63,6 +81,12 @@ function control(event) {
     const title = missed === null ? "Gap: events may be missing" : `Gap: ${missed} events missed`;
     row("gap", REASONS[reason] ?? reason, title);
     notice(title, REASONS[reason] ?? reason);
+  } else if (event.type === "reconnect") {
+    const { reason } = JSON.parse(event.data);
+    if (later === reason) return; // asked again, and refused again
+    later = reason;
+    row("note", LATER[reason] ?? reason);
+    notice(LATER[reason] ?? reason, "The browser comes back by itself, in some seconds.");
   }
 }
 
@@ -316,15 +340,37 @@ function plot() {
   pen.fillText("now", width, height - 3);
 }
 
+// ---- the server's figures
+
+let before;
+
 async function stats() {
   const answer = await fetch("/stats").catch(() => null);
-  if (!answer?.ok) return;
-  const { connections, topics, published, history } = await answer.json();
-  const number = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
-  at("stats").textContent = `This server: ${number(connections, "open stream")}, `
-    + `${number(topics, "topic")}, ${number(published, "event")} published.`;
-  at("kept").textContent = `The server keeps the last ${history} events of each topic`
-    + (history > 20 ? ": with --history 5 a gap is soon seen." : ".");
+  at("server").classList.toggle("away", !answer?.ok);
+  if (!answer?.ok) {
+    at("server-said").textContent = "It does not answer.";
+    before = undefined;
+    return;
+  }
+  const { ready, connections, broker } = await answer.json();
+  const now = performance.now();
+  const sent = before && (connections.events - before.events) * 1000 / (now - before.now);
+  before = { now, events: connections.events };
+  const shown = {
+    open: connections.open, refused: connections.refused, sent: Math.max(0, Math.round(sent ?? 0)),
+    queued: connections.queued, published: broker.published, told: broker.gaps,
+  };
+  for (const [name, value] of Object.entries(shown)) {
+    at(name).textContent = value.toLocaleString("en");
+    at(name).classList.toggle("some", value > 0);
+  }
+  at("most").textContent = `, of ${connections.most.toLocaleString("en")}`;
+  const ends = Object.entries(connections.closed).filter(([reason, n]) => ENDS[reason] && n);
+  const ended = ends.map(([reason, n]) => `${ENDS[reason]} ${n.toLocaleString("en")}`).join(", ");
+  at("server-said").textContent = (ready ? "" : "It is about to stop. ")
+    + `Ended: ${ended || "none yet"}.`;
+  at("kept").textContent = `The server keeps the last ${broker.history} events of each topic`
+    + (broker.history > 20 ? ": with --history 5 a gap is soon seen." : ".");
 }
 
 form();

@@ -184,8 +184,8 @@ impl Broker {
     /// # Errors
     ///
     /// If the topic's name is empty or longer than 256 bytes; if the event has an id of its own, no
-    /// data, or the type of a control event (`welcome`, `gap`, `position`, `reconnect`); or if the log does not
-    /// take it: the error then says what is known, see
+    /// data, or the type of a control event (`welcome`, `gap`, `position`, `reconnect`); or if the
+    /// log does not take it: the error then says what is known, see
     /// [`AppendErrorKind`](crate::backplane::AppendErrorKind).
     ///
     /// # Cancel safety

@@ -77,6 +77,9 @@ impl Config {
     }
 }
 
+/// As good as never: longer times are cut to this, so that no sum of a moment and a time overflows.
+pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A random time from `least` on, and up to `most`.
 pub(super) fn between(least: Duration, most: Duration) -> Duration {
     least + most.saturating_sub(least).mul_f64(fastrand::f64())

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     CloseReason,
-    config::between,
+    config::{NEVER, between},
     ending::{LAST_CALL, Plan},
     registry::Registry,
 };
@@ -44,7 +44,8 @@ use super::{
 ///
 /// 1. let readiness probes fail, and wait until the load balancer has noticed;
 /// 2. begin the drain, and let the server's signal fire at the same time;
-/// 3. wait for both.
+/// 3. wait for both, but not for ever: a client that has stopped reading keeps its socket, and the
+///    server waits for that.
 ///
 /// ```no_run
 /// # #[cfg(feature = "axum")]
@@ -55,14 +56,15 @@ use super::{
 /// let server = axum::serve(listener, app).with_graceful_shutdown(async {
 ///     let _ = stopped.await;
 /// });
-/// let shutdown = async {
-///     let _ = tokio::signal::ctrl_c().await;
-///     let _ = stop.send(()); // the server takes no new connections, and ends the idle ones
-///     let drained = connections.drain().over(Duration::from_secs(5)).await;
-///     println!("{} streams ended, {} had to be cut", drained.ended, drained.cut);
-/// };
-/// let (served, ()) = tokio::join!(server.into_future(), shutdown);
-/// served
+/// let server = tokio::spawn(server.into_future());
+/// tokio::signal::ctrl_c().await?;
+/// let _ = stop.send(()); // the server takes no new connections, and ends the idle ones
+/// let drained = connections.drain().over(Duration::from_secs(5)).await;
+/// println!("{} streams ended, {} had to be cut", drained.ended, drained.cut);
+/// match tokio::time::timeout(Duration::from_secs(10), server).await {
+///     Ok(served) => served?,
+///     Err(_) => Ok(()), // what is left ends with the process
+/// }
 /// # }
 /// ```
 ///
@@ -102,7 +104,7 @@ impl Drain {
 
     /// Spreads the ends over this time: 5 seconds by default.
     pub fn over(mut self, time: Duration) -> Self {
-        self.over = time;
+        self.over = time.min(NEVER);
         self
     }
 
@@ -110,13 +112,13 @@ impl Drain {
     /// less than [`over`](Self::over). Handlers that run are cut as spread as the ends are: each has
     /// the difference between the two.
     pub fn deadline(mut self, time: Duration) -> Self {
-        self.deadline = time;
+        self.deadline = time.min(NEVER);
         self
     }
 
     /// Sets between which times the clients' reconnection times are: 1 to 5 seconds by default.
     pub fn retry(mut self, least: Duration, most: Duration) -> Self {
-        self.retry = (least, most);
+        self.retry = (least.min(NEVER), most.min(NEVER));
         self
     }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{
     CloseReason, SseConnection, StreamError,
-    config::{Config, between},
+    config::{Config, NEVER, between},
     error::StreamErrorKind,
     shared::Shared,
     state::{State, Wake},
@@ -51,7 +51,7 @@ impl SseConnection {
     /// then it is cut, and the stream breaks off. The time is met up to 64 ms late, and not at all
     /// outside a Tokio runtime.
     pub fn close_at(&self, time: impl Into<Instant>) {
-        let time = time.into();
+        let time = time.into().min(Instant::now() + NEVER);
         let visit = self.shared.plan(Plan {
             time,
             reason: CloseReason::Lifetime,

@@ -5,10 +5,23 @@
 //!
 //! # The life of a connection
 //!
-//! A connection is opened with the request. Its stream *starts* when the inner service answers
-//! `200 OK`, or at the first event sent (or [`start`](SseConnection::start)), whichever comes
-//! first. It ends for one [`CloseReason`], the first that there is: then
-//! [`closed`](SseConnection::closed) resolves and the hooks run, once, whatever the way out.
+//! A connection is opened with the request, and counts from then on. Its stream *starts* when the
+//! inner service answers `200 OK`, or at the first event sent (or
+//! [`start`](SseConnection::start)), whichever comes first. It ends for one [`CloseReason`], the
+//! first that there is: then [`closed`](SseConnection::closed) resolves, the hooks run, once,
+//! whatever the way out, and it counts no more.
+//!
+//! It comes to its end by time, too: at the end of its life
+//! ([`max_lifetime`](crate::SseLayer::max_lifetime), [`close_at`](SseConnection::close_at)), or by a
+//! [drain](Connections::drain). A stream whose handler has answered is closed then: what is queued
+//! goes out, and it ends cleanly. A handler that still runs is told, by
+//! [`ending`](SseConnection::ending). It may go on sending, and finish; at a deadline it is cut, and
+//! the stream breaks off.
+//!
+//! A server does not poll the body of a client that takes nothing. So it is the registry that ends,
+//! without the body, what takes too long: a stream from which nothing was taken for the layer's
+//! [`stall_timeout`](crate::SseLayer::stall_timeout), and one that does not get to its end within
+//! the [`grace`](crate::SseLayer::grace), or the drain's deadline. This needs a Tokio runtime.
 //!
 //! # The outbox
 //!
@@ -47,7 +60,7 @@ pub use limits::{LimitError, Refusal, RefusalReason};
 pub use registry::Connections;
 pub use stats::ConnectionStats;
 
-pub(crate) use config::{Config, Welcome};
+pub(crate) use config::{Config, NEVER, Welcome};
 #[cfg(feature = "serve")]
 pub(crate) use direct::Mark;
 pub(crate) use error::StreamErrorKind;
