@@ -130,11 +130,18 @@ impl Shared {
             return Some(deadline);
         }
         let plan = match state.plan {
-            Some(earlier) if earlier.time <= plan.time => Plan {
-                deadline: earlier.deadline.min(plan.deadline),
-                ..earlier
-            },
-            _ => plan,
+            None => plan,
+            Some(before) => {
+                let first = if before.time <= plan.time {
+                    before
+                } else {
+                    plan
+                };
+                Plan {
+                    deadline: before.deadline.min(plan.deadline),
+                    ..first
+                }
+            }
         };
         state.plan = Some(plan);
         Some(plan.time)
@@ -254,7 +261,11 @@ impl Shared {
 
     /// Begins to end the connection as planned.
     fn carry_out(&self, state: &mut State, plan: Plan) -> Wake {
-        state.deadline = Some(plan.deadline);
+        // One that was closed before has a deadline already.
+        let deadline = state
+            .deadline
+            .map_or(plan.deadline, |it| it.min(plan.deadline));
+        state.deadline = Some(deadline);
         state.ending = Some(plan.reason);
         state.retry = plan.retry;
         if state.has_handler {
