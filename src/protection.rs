@@ -6,7 +6,7 @@ use http::{Request, request};
 
 use crate::{
     SseLayer,
-    connection::{KeyMaker, LimitKey, Refusal},
+    connection::{KeyMaker, LONGEST, LimitKey, Refusal},
     event::EventType,
     layer::Settings,
 };
@@ -96,7 +96,7 @@ impl SseLayer {
     /// [`SseConnection::ending`](crate::SseConnection::ending), and has the
     /// [`grace`](Self::grace) to finish.
     pub fn max_lifetime(mut self, time: Duration) -> Self {
-        self.config_mut().max_lifetime = Some(time);
+        self.config_mut().max_lifetime = Some(time.min(LONGEST));
         self
     }
 
@@ -107,7 +107,7 @@ impl SseLayer {
     /// Closing streams are looked at every 15 seconds at least; that much later may the cut of one
     /// come which the application has closed.
     pub fn grace(mut self, time: Duration) -> Self {
-        self.config_mut().grace = time;
+        self.config_mut().grace = time.min(LONGEST);
         self
     }
 
@@ -125,7 +125,7 @@ impl SseLayer {
     ///
     /// It is at least 64 ms, the grain of the clock.
     pub fn stall_timeout(mut self, time: Duration) -> Self {
-        let time = time.max(Duration::from_millis(64));
+        let time = time.clamp(Duration::from_millis(64), LONGEST);
         self.config_mut().stall_timeout = Some(time);
         self
     }

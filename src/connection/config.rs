@@ -77,6 +77,9 @@ impl Config {
     }
 }
 
+/// Added to a time, this does not overflow.
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A random time from `least` on, and up to `most`.
 pub(super) fn between(least: Duration, most: Duration) -> Duration {
     least + most.saturating_sub(least).mul_f64(fastrand::f64())

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     CloseReason,
-    config::between,
+    config::{LONGEST, between},
     ending::{LAST_CALL, Plan},
     registry::Registry,
 };
@@ -102,7 +102,7 @@ impl Drain {
 
     /// Spreads the ends over this time: 5 seconds by default.
     pub fn over(mut self, time: Duration) -> Self {
-        self.over = time;
+        self.over = time.min(LONGEST);
         self
     }
 
@@ -110,7 +110,7 @@ impl Drain {
     /// less than [`over`](Self::over). Handlers that run are cut as spread as the ends are: each has
     /// the difference between the two.
     pub fn deadline(mut self, time: Duration) -> Self {
-        self.deadline = time;
+        self.deadline = time.min(LONGEST);
         self
     }
 

@@ -55,7 +55,7 @@ impl SseConnection {
         let visit = self.shared.plan(Plan {
             time,
             reason: CloseReason::Lifetime,
-            deadline: time + self.shared.config.grace,
+            deadline: time.checked_add(self.shared.config.grace).unwrap_or(time),
             retry: None,
         });
         let visit = visit.map(|visit| (Arc::clone(&self.shared), visit));

@@ -47,7 +47,7 @@ pub use limits::{LimitError, Refusal, RefusalReason};
 pub use registry::Connections;
 pub use stats::ConnectionStats;
 
-pub(crate) use config::{Config, Welcome};
+pub(crate) use config::{Config, LONGEST, Welcome};
 #[cfg(feature = "serve")]
 pub(crate) use direct::Mark;
 pub(crate) use error::StreamErrorKind;
