@@ -259,6 +259,11 @@ impl Replica {
         next
     }
 
+    /// The end of this millisecond of the broker's count.
+    pub(super) fn time_of(&self, time: u64) -> Instant {
+        self.epoch_start + Duration::from_millis(time + 1)
+    }
+
     fn now(&self) -> u64 {
         let since = Instant::now().saturating_duration_since(self.epoch_start);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

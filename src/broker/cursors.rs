@@ -208,6 +208,16 @@ impl Cursor {
         next.is_some_and(|next| ring.first() > next)
     }
 
+    /// When the next entry came, in the broker's count, if there is one.
+    pub(super) fn waits_since(&self) -> Option<u64> {
+        if !self.topic.reaches(self.next) {
+            return None;
+        }
+        let ring = self.topic.ring();
+        let entry = ring.entry(self.next.max(ring.first()));
+        entry.map(|entry| entry.time)
+    }
+
     /// Takes the subscription out of its topic.
     pub(super) fn leave(self, replica: &Replica) {
         if self.topic.remove(self.key) {

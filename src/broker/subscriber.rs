@@ -232,18 +232,24 @@ impl Source for Subscriber {
         self.topics.load(Ordering::Acquire) > 0
     }
 
-    fn visit(&self) {
+    fn visit(&self) -> Option<Instant> {
+        let mut cursors = self.lock();
+        if !cursors.is_live {
+            return None;
+        }
         // A body that is not polled does not see that it has fallen off its ring.
         if self.replica.settings.slow_consumer == SlowConsumer::Disconnect {
-            let mut cursors = self.lock();
             // What went with a log is no fault of the reader's.
             let is_told = cursors.losses == self.replica.losses();
-            if cursors.is_live && is_told && cursors.topics.iter().any(Cursor::has_lagged) {
+            if is_told && cursors.topics.iter().any(Cursor::has_lagged) {
                 cursors.is_live = false;
                 drop(cursors);
                 self.connection.close(CloseReason::SlowConsumer);
+                return None;
             }
         }
+        let times = cursors.topics.iter().filter_map(Cursor::waits_since);
+        times.min().map(|time| self.replica.time_of(time))
     }
 
     fn detach(&self) {

@@ -205,7 +205,9 @@ impl Shared {
             reader.wake();
         }
         if let Some(source) = source {
-            source.visit();
+            if let Some(since) = source.visit() {
+                self.note_source_waits(since);
+            }
         }
         self.next_visit(now)
     }
@@ -219,7 +221,8 @@ impl Shared {
             state.deadline.get_or_insert(now + LAST_CALL);
         }
         let heartbeat = match self.config.keep_alive {
-            Some(_) if !state.is_started || state.heartbeat_due => None,
+            // None becomes due while something waits: to look for one would be to look all the time.
+            Some(_) if !state.is_started || state.something_waits() => None,
             Some(time) => Some((state.last_taken + time).max(now)),
             None => None,
         };
@@ -241,16 +244,24 @@ impl Shared {
             .config
             .keep_alive
             .is_some_and(|time| state.last_taken + time <= now);
-        let is_empty = state.outbox.is_empty();
-        if is_due && is_empty && state.closing.is_none() {
+        if is_due && !state.something_waits() {
             state.heartbeat_due = true;
         }
-        let waits = state.heartbeat_due || !is_empty || state.closing.is_some();
-        if !waits {
+        if !state.something_waits() {
             return None;
         }
         state.waits_since.get_or_insert(now);
         state.reader.take()
+    }
+
+    /// Notes that something waits in the source, unless the body sleeps: it is woken then, and that
+    /// is noted.
+    fn note_source_waits(&self, since: Instant) {
+        let mut state = self.lock();
+        if state.is_open && state.closing.is_none() && state.reader.is_none() {
+            let since = since.max(state.last_taken);
+            state.waits_since.get_or_insert(since);
+        }
     }
 
     fn has_stalled(&self, state: &State, now: Instant) -> bool {
