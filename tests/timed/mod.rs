@@ -26,9 +26,12 @@ pub(crate) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// How often a test looks whether something has happened.
+const LOOK: Duration = Duration::from_millis(8);
+
 /// Never early, and at most one tick late.
 pub(crate) fn about(time: Duration) -> RangeInclusive<Duration> {
-    time..=time + TICK
+    time..=time + TICK + LOOK
 }
 
 /// A layer without a welcome or heartbeats.
@@ -144,8 +147,10 @@ pub(crate) async fn settle() {
 
 /// Waits for an end that has to come without anybody polling the body.
 pub(crate) async fn emptied(connections: &Connections) -> Instant {
+    let began = Instant::now();
     while !connections.is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(began.elapsed() < seconds(1_000), "{connections:?}");
+        tokio::time::sleep(LOOK).await;
     }
     Instant::now()
 }
