@@ -266,9 +266,8 @@ fn a_hook_finds_the_place_given_back() {
     let layer = layer();
     let (sse, stream) = open(&layer);
     let (tell, told) = std::sync::mpsc::channel();
-    let again = layer.clone();
     sse.on_close(move |_| {
-        assert_released(&again);
+        assert_released(&layer);
         tell.send(()).unwrap();
     });
     drop(stream);
