@@ -145,7 +145,14 @@ impl Settings {
         }
         let (parts, body) = request.into_parts();
         let maker = self.connections.key_maker();
-        let keys = self.keys.iter().filter_map(|key| key(&parts, maker));
-        (keys.collect(), Request::from_parts(parts, body))
+        let mut keys: Vec<(LimitKey, usize)> = Vec::with_capacity(self.keys.len());
+        for (key, most) in self.keys.iter().filter_map(|key| key(&parts, maker)) {
+            // Two bounds of one key: the connection counts once, and both hold.
+            match keys.iter_mut().find(|(it, _)| *it == key) {
+                Some((_, bound)) => *bound = most.min(*bound),
+                None => keys.push((key, most)),
+            }
+        }
+        (keys, Request::from_parts(parts, body))
     }
 }

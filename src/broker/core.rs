@@ -259,9 +259,9 @@ impl Replica {
         next
     }
 
-    /// A time in the count of milliseconds that entries have theirs in.
-    pub(super) fn time_of(&self, millis: u64) -> Instant {
-        self.epoch_start + Duration::from_millis(millis)
+    /// The end of this millisecond of the broker's count.
+    pub(super) fn time_of(&self, time: u64) -> Instant {
+        self.epoch_start + Duration::from_millis(time + 1)
     }
 
     pub(super) fn now(&self) -> u64 {

@@ -14,7 +14,7 @@ use crate::{Event, log::Position};
 pub(super) struct Cursors {
     pub(super) topics: Vec<Cursor>,
     pub(super) is_live: bool,
-    /// In the broker's count of milliseconds.
+    /// Since when, in the broker's count of milliseconds: what is older did not wait for the body.
     pub(super) live_since: u64,
     /// How many subscriptions wait for the window to be read.
     pub(super) undecided: Vec<Undecided>,
@@ -129,24 +129,6 @@ impl Cursors {
         }
     }
 
-    /// Since when there has been an entry that could go out, in the broker's count of milliseconds.
-    pub(super) fn waits_since(&self, visible: u64) -> Option<u64> {
-        let times = self.topics.iter().filter_map(|cursor| {
-            if !cursor.topic.reaches(cursor.next) {
-                return None;
-            }
-            let ring = cursor.topic.ring();
-            if ring.first() > cursor.next {
-                // Long enough for it to have been dropped.
-                return Some(0);
-            }
-            let entry = ring.entry(cursor.next);
-            let entry = entry.filter(|entry| entry.offset <= visible);
-            entry.map(|entry| entry.time)
-        });
-        times.min().map(|time| time.max(self.live_since))
-    }
-
     pub(super) fn note_gap(&mut self, reason: GapReason, missed: Option<u64>) {
         self.gap = Some(match self.gap {
             None => Gap { reason, missed },
@@ -227,6 +209,16 @@ impl Cursor {
         let ring = self.topic.ring();
         let next = ring.continues(self.next);
         next.is_some_and(|next| ring.first() > next)
+    }
+
+    /// When the next entry came, in the broker's count, if there is one.
+    pub(super) fn waits_since(&self) -> Option<u64> {
+        if !self.topic.reaches(self.next) {
+            return None;
+        }
+        let ring = self.topic.ring();
+        let entry = ring.entry(self.next.max(ring.first()));
+        entry.map(|entry| entry.time)
     }
 
     /// Takes the subscription out of its topic.

@@ -235,7 +235,7 @@ impl Source for Subscriber {
 
     fn visit(&self) -> Option<Instant> {
         let mut cursors = self.lock();
-        if !cursors.is_live || !cursors.undecided.is_empty() {
+        if !cursors.is_live {
             return None;
         }
         // A body that is not polled does not see that it has fallen off its ring.
@@ -249,8 +249,9 @@ impl Source for Subscriber {
                 return None;
             }
         }
-        let since = cursors.waits_since(self.replica.visible());
-        since.map(|since| self.replica.time_of(since))
+        let times = cursors.topics.iter().filter_map(Cursor::waits_since);
+        let since = times.min()?.max(cursors.live_since);
+        Some(self.replica.time_of(since))
     }
 
     fn detach(&self) {

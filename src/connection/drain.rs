@@ -125,8 +125,7 @@ impl Drain {
     async fn carry_out(self) -> Drained {
         let deadline = self.deadline.max(self.over);
         let began = Instant::now();
-        let (_, cut_before) = self.registry.left_and_cut();
-        let connections = self.registry.begin_drain();
+        let (connections, cut_before) = self.registry.begin_drain();
         let count = connections.len();
         let visits = connections.into_iter().filter_map(|shared| {
             let time = began + between(Duration::ZERO, self.over);

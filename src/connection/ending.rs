@@ -55,7 +55,7 @@ impl SseConnection {
         let visit = self.shared.plan(Plan {
             time,
             reason: CloseReason::Lifetime,
-            deadline: time + self.shared.config.grace,
+            deadline: time.checked_add(self.shared.config.grace).unwrap_or(time),
             retry: None,
         });
         let visit = visit.map(|visit| (Arc::clone(&self.shared), visit));
@@ -130,11 +130,18 @@ impl Shared {
             return Some(deadline);
         }
         let plan = match state.plan {
-            Some(earlier) if earlier.time <= plan.time => Plan {
-                deadline: earlier.deadline.min(plan.deadline),
-                ..earlier
-            },
-            _ => plan,
+            None => plan,
+            Some(before) => {
+                let first = if before.time <= plan.time {
+                    before
+                } else {
+                    plan
+                };
+                Plan {
+                    deadline: before.deadline.min(plan.deadline),
+                    ..first
+                }
+            }
         };
         state.plan = Some(plan);
         Some(plan.time)
@@ -189,7 +196,6 @@ impl Shared {
         let reader = self.beat(&mut state, now);
         let is_ending = state.ending.is_some();
         let source = state.feed.as_ref().map(|feed| Arc::clone(&feed.source));
-        let taken = state.taken.bytes;
         drop(state);
         if is_ending {
             self.ended().notify_waiters();
@@ -198,22 +204,12 @@ impl Shared {
         if let Some(reader) = reader {
             reader.wake();
         }
-        let waits_since = source.and_then(|source| source.visit());
-        if let Some(since) = waits_since {
-            self.note_source(since, taken);
+        if let Some(source) = source {
+            if let Some(since) = source.visit() {
+                self.note_source_waits(since);
+            }
         }
         self.next_visit(now)
-    }
-
-    /// Notes since when the source has had something, unless more than these bytes have been taken
-    /// by now. Whoever sleeps is woken for it, and that is noted then; but a server that is held up
-    /// with the last frame does not sleep.
-    fn note_source(&self, since: Instant, taken: u64) {
-        let mut state = self.lock();
-        if state.taken.bytes == taken && state.closing.is_none() {
-            let since = since.max(state.last_taken);
-            state.note_waiting(|| since);
-        }
     }
 
     fn next_visit(&self, now: Instant) -> Option<Instant> {
@@ -225,7 +221,8 @@ impl Shared {
             state.deadline.get_or_insert(now + LAST_CALL);
         }
         let heartbeat = match self.config.keep_alive {
-            Some(_) if !state.is_started || state.heartbeat_due => None,
+            // None becomes due while something waits: to look for one would be to look all the time.
+            Some(_) if !state.is_started || state.something_waits() => None,
             Some(time) => Some((state.last_taken + time).max(now)),
             None => None,
         };
@@ -247,20 +244,24 @@ impl Shared {
             .config
             .keep_alive
             .is_some_and(|time| state.last_taken + time <= now);
-        let is_empty = state.outbox.is_empty();
-        if is_due && is_empty && state.closing.is_none() {
+        if is_due && !state.something_waits() {
             state.heartbeat_due = true;
         }
-        let waits = state.heartbeat_due || !is_empty || state.closing.is_some();
-        if !waits {
+        if !state.something_waits() {
             return None;
         }
-        // An event that was queued since is noted already: this was left over then. A last one, at
-        // a planned end, is not.
-        let is_left_over = !is_empty && state.closing.is_none();
-        let since = if is_left_over { state.last_taken } else { now };
-        state.waits_since.get_or_insert(since);
+        state.waits_since.get_or_insert(now);
         state.reader.take()
+    }
+
+    /// Notes that something waits in the source, unless the body sleeps: it is woken then, and that
+    /// is noted.
+    fn note_source_waits(&self, since: Instant) {
+        let mut state = self.lock();
+        if state.is_open && state.closing.is_none() && state.reader.is_none() {
+            let since = since.max(state.last_taken);
+            state.waits_since.get_or_insert(since);
+        }
     }
 
     fn has_stalled(&self, state: &State, now: Instant) -> bool {
@@ -271,7 +272,11 @@ impl Shared {
 
     /// Begins to end the connection as planned.
     fn carry_out(&self, state: &mut State, plan: Plan) -> Wake {
-        state.deadline = Some(plan.deadline);
+        // One that was closed before has a deadline already.
+        let deadline = state
+            .deadline
+            .map_or(plan.deadline, |it| it.min(plan.deadline));
+        state.deadline = Some(deadline);
         state.ending = Some(plan.reason);
         state.retry = plan.retry;
         if state.has_handler {

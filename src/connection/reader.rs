@@ -103,6 +103,8 @@ impl Reader {
         let mut state = self.shared.lock();
         state.last_taken = now;
         state.is_open = true;
+        // What was sent before. The body may never be polled.
+        state.waits_since = (!state.outbox.is_empty()).then_some(now);
         drop(state);
         // The head.
         self.is_unflushed = true;
@@ -392,12 +394,15 @@ impl Drop for Reader {
 pub(super) fn took(state: &mut State, bytes: usize, other_events: u64) {
     state.last_taken = Instant::now();
     state.heartbeat_due = false;
+    // The rest waits from now on: a server whose buffers are full does not come back for it.
+    state.waits_since = (!state.outbox.is_empty()).then_some(state.last_taken);
     state.taken.bytes += bytes as u64;
     state.taken.events += other_events;
 }
 
 /// Leaves a waker; gives back the one that stood there, to be dropped outside the lock.
 pub(super) fn wait(state: &mut State, cx: &Context<'_>) -> Option<std::task::Waker> {
+    state.waits_since = None;
     match &state.reader {
         Some(reader) if reader.will_wake(cx.waker()) => None,
         _ => state.reader.replace(cx.waker().clone()),

@@ -86,7 +86,7 @@ pub(super) struct Table {
     pub(super) wheel: Wheel,
     counts: Counts,
     is_draining: bool,
-    /// How many connections a drain had to cut.
+    /// How many connections had to be cut since the drain began.
     cut: usize,
     pub(super) ticker: Option<Ticker>,
     /// How many tickers there have been.
@@ -265,7 +265,8 @@ impl Registry {
         for key in &record.keys {
             table.counts.give_back(*key);
         }
-        table.cut += usize::from(record.was_cut && record.reason == CloseReason::Drained);
+        // For whatever reason it was to end: one that was closed before may wait to be taken still.
+        table.cut += usize::from(record.was_cut && table.is_draining);
         let is_emptied = table.is_draining && table.connections.is_empty();
         drop(table);
         self.tally.closed(record.reason, record.taken);
@@ -303,15 +304,17 @@ impl Registry {
         self.lock().counts.give_back(key);
     }
 
-    /// Begins a drain. Gives those that are open now; no other will be.
-    pub(super) fn begin_drain(&self) -> Vec<Arc<Shared>> {
+    /// Begins a drain. Gives those that are open now, no other will be; and how many were cut since
+    /// an earlier drain began.
+    pub(super) fn begin_drain(&self) -> (Vec<Arc<Shared>>, usize) {
         let mut table = self.lock();
         table.is_draining = true;
         let connections = table.connections.iter();
-        connections.map(|(_, shared)| Arc::clone(shared)).collect()
+        let connections = connections.map(|(_, shared)| Arc::clone(shared)).collect();
+        (connections, table.cut)
     }
 
-    /// How many connections there are, and how many drains have cut so far.
+    /// How many connections there are, and how many were cut since the drain began.
     pub(super) fn left_and_cut(&self) -> (usize, usize) {
         let table = self.lock();
         (table.connections.len(), table.cut)

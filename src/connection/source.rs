@@ -42,7 +42,8 @@ pub(crate) trait Source: Any + Send + Sync {
     /// Whether there is something that could give events.
     fn is_subscribed(&self) -> bool;
 
-    /// A visit of the ticker. Tells since when an event waits that could be pulled now.
+    /// A visit of the ticker. Gives since when an event waits that could go out, if one does: the
+    /// source does not tell of each that comes while the body is awake.
     fn visit(&self) -> Option<Instant>;
 
     /// The connection has ended.

@@ -134,6 +134,11 @@ impl State {
         is_open.then(|| Arc::clone(&feed.source))
     }
 
+    /// Whether there is something to be taken, as far as the connection knows without its source.
+    pub(super) fn something_waits(&self) -> bool {
+        self.heartbeat_due || !self.outbox.is_empty() || self.closing.is_some()
+    }
+
     /// Notes that something waits to be taken, if the reader is not about to look.
     #[inline]
     pub(super) fn note_waiting(&mut self, now: impl FnOnce() -> Instant) {
