@@ -28,6 +28,7 @@ use tower_sse::{
     },
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
     layer::{GuardError, PatternError, ResponseFuture, SseBody, SseService},
+    serve::{self, Handshaking, PeerAddr, Serve},
     test_util::{EventReader, ReadError},
 };
 
@@ -145,9 +146,19 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         AppendError,
         backplane::ReadError,
     ];
-    for (name, traits) in errors.into_iter().chain(traits![Drain]) {
+    let of_servers = traits![serve::TcpListener, Handshaking<(), ()>];
+    for (name, traits) in errors.into_iter().chain(traits![Drain]).chain(of_servers) {
         assert_eq!(traits, no_clone, "{name}");
     }
+}
+
+#[test]
+fn a_server_that_is_being_set_up_may_be_spawned() {
+    assert_eq!(traits![Serve<(), ()>]["Serve<(), ()>"], "Send Unpin");
+    assert_eq!(
+        traits![PeerAddr<()>]["PeerAddr<()>"],
+        "Send Sync Unpin Clone"
+    );
 }
 
 #[test]

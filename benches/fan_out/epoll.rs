@@ -25,11 +25,11 @@ struct Sockets {
 }
 
 /// Serves for ever.
-pub(crate) fn serve(listener: TcpListener) {
+pub(crate) fn serve(listener: &TcpListener) {
     listener.set_nonblocking(true).expect("a socket");
     let epoll = epoll::create(CreateFlags::CLOEXEC).expect("an epoll");
     let listening = EventData::new_u64(0);
-    epoll::add(&epoll, &listener, listening, EventFlags::IN).expect("a socket");
+    epoll::add(&epoll, listener, listening, EventFlags::IN).expect("a socket");
     let mut sockets = Sockets::default();
     let mut next = 1;
     let mut events = Vec::with_capacity(1024);

@@ -122,7 +122,7 @@ pub(crate) async fn serve(contender: Contender) {
             .expect("an endless run"),
         Contender::Epoll => {
             let listener = listener.into_tokio().into_std().expect("a socket");
-            tokio::task::block_in_place(|| crate::epoll::serve(listener));
+            tokio::task::block_in_place(|| crate::epoll::serve(&listener));
         }
     }
 }
