@@ -19,8 +19,8 @@ use tower_sse::{
     axum::SseRejection,
     backplane::{self, AppendError, AppendErrorKind, Memory, Read, Record, RecordStream, Start},
     broker::{
-        BrokerBuilder, BrokerErrorKind, Epoch, History, Outcome, Position, Resume, SlowConsumer,
-        Subscribe, TopicError, TopicName,
+        BrokerBuilder, BrokerErrorKind, BrokerStats, Epoch, History, Outcome, Position, Resume,
+        SlowConsumer, Subscribe, TopicError, TopicName,
     },
     connection::{
         ClosedError, ConnectionStats, Drain, Drained, LimitError, Refusal, RefusalReason,
@@ -28,7 +28,7 @@ use tower_sse::{
     },
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
     layer::{GuardError, PatternError, ResponseFuture, SseBody, SseService},
-    serve::{self, Handshaking, PeerAddr, Serve},
+    serve::{Handshaking, PeerAddr, Serve, TcpListener},
     test_util::{EventReader, ReadError},
 };
 
@@ -115,6 +115,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         Broker,
         BrokerBuilder,
         BrokerErrorKind,
+        BrokerStats,
         Epoch,
         History,
         Outcome,
@@ -146,7 +147,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         AppendError,
         backplane::ReadError,
     ];
-    let of_servers = traits![serve::TcpListener, Handshaking<(), ()>];
+    let of_servers = traits![TcpListener, Handshaking<(), ()>];
     for (name, traits) in errors.into_iter().chain(traits![Drain]).chain(of_servers) {
         assert_eq!(traits, no_clone, "{name}");
     }
