@@ -1,11 +1,12 @@
 //! A client that reads HTTP/1 off the socket itself, for what libraries do not show.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tower_sse::event::{Decoded, Decoder, MessageEvent};
 
@@ -35,8 +36,28 @@ pub(crate) enum End {
 
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// One that takes little ahead, as over a real network: its kernel's buffer is as small as it
+    /// gets, and so are the segments.
+    pub(crate) async fn connect_small(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1).unwrap();
+        SockRef::from(&socket).set_tcp_mss(536).unwrap();
+        Self::over(socket.connect(address).await.unwrap())
+    }
+
+    /// One with segments as short as over a real network.
+    pub(crate) async fn connect_short(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        SockRef::from(&socket).set_tcp_mss(1460).unwrap();
+        Self::over(socket.connect(address).await.unwrap())
+    }
+
+    fn over(socket: TcpStream) -> Self {
         Self {
-            socket: TcpStream::connect(address).await.unwrap(),
+            socket,
             read: Vec::new(),
             decoder: Decoder::new(),
         }
@@ -58,6 +79,11 @@ impl Raw {
         within("the socket to take a request", self.socket.write_all(bytes))
             .await
             .unwrap();
+    }
+
+    /// The same, without a limit in time.
+    pub(crate) async fn try_send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes).await
     }
 
     pub(crate) async fn head(&mut self) -> Head {
@@ -148,6 +174,19 @@ impl Raw {
             assert!(self.fill().await, "the connection ended");
         }
         self.read.drain(..count).collect()
+    }
+
+    /// Reads this much off the socket, and no byte more, as one who is slow.
+    pub(crate) async fn sip(&mut self, count: usize) -> bool {
+        let mut piece = vec![0; count];
+        let read = within("the server to send", self.socket.read_exact(&mut piece)).await;
+        self.read.append(&mut piece);
+        read.is_ok()
+    }
+
+    /// Sends nothing more, and reads on.
+    pub(crate) async fn half_close(&mut self) {
+        self.socket.shutdown().await.unwrap();
     }
 
     /// Leaves with an RST instead of a FIN.
