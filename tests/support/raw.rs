@@ -5,15 +5,15 @@ use std::{io, net::SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
 use tower_sse::event::{Decoded, Decoder, MessageEvent};
 
 use super::within;
 
-pub(crate) struct Raw {
-    socket: TcpStream,
+pub(crate) struct Raw<S = TcpStream> {
+    socket: S,
     /// What was read and not taken yet.
     read: Vec<u8>,
     decoder: Decoder,
@@ -55,19 +55,30 @@ impl Raw {
         Self::over(socket.connect(address).await.unwrap())
     }
 
-    fn over(socket: TcpStream) -> Self {
-        Self {
-            socket,
-            read: Vec::new(),
-            decoder: Decoder::new(),
-        }
-    }
-
     /// Connects, and sends a request: its first line and headers, each ended by `\r\n`.
     pub(crate) async fn request(address: SocketAddr, request: &str) -> Self {
         let mut client = Self::connect(address).await;
         client.send(request).await;
         client
+    }
+
+    /// Leaves with an RST instead of a FIN.
+    pub(crate) fn reset(self) {
+        self.socket.set_zero_linger().unwrap();
+    }
+
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    pub(crate) fn over(socket: S) -> Self {
+        Self {
+            socket,
+            read: Vec::new(),
+            decoder: Decoder::new(),
+        }
     }
 
     /// Sends a request as above, with an empty line after it.
@@ -187,11 +198,6 @@ impl Raw {
     /// Sends nothing more, and reads on.
     pub(crate) async fn half_close(&mut self) {
         self.socket.shutdown().await.unwrap();
-    }
-
-    /// Leaves with an RST instead of a FIN.
-    pub(crate) fn reset(self) {
-        self.socket.set_zero_linger().unwrap();
     }
 
     /// Reads on. Tells whether there was something.

@@ -19,7 +19,10 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
 use tower_sse::{Connections, Event, SseConnection, SseLayer};
 
 use super::{raw::Raw, until, within};
@@ -86,7 +89,10 @@ impl Streams {
     }
 
     /// Asks for a stream, and reads its beginning.
-    pub(crate) async fn open(&mut self, client: &mut Raw) -> SseConnection {
+    pub(crate) async fn open<S>(&mut self, client: &mut Raw<S>) -> SseConnection
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         client.send(GET).await;
         let sse = self.next().await;
         client.stream_head().await;
