@@ -81,8 +81,8 @@ impl Out {
 
     fn set(&mut self, frame: Bytes) {
         let mut head = &mut self.head[..];
-        // A u64 has 16 digits at most.
-        let _ = write!(head, "{:x}\r\n", frame.len());
+        // A u64 has 16 digits at most. In capitals, as hyper writes them.
+        let _ = write!(head, "{:X}\r\n", frame.len());
         let left = head.len();
         self.head_len = (self.head.len() - left) as u8;
         self.frame = frame;

@@ -36,7 +36,10 @@ pub trait Listener: Send + 'static {
 /// A TCP listener whose sockets are set up for event streams.
 ///
 /// Each connection has `TCP_NODELAY`, since an event is to go out at once, and on Linux
-/// `TCP_USER_TIMEOUT`: a peer that acknowledges nothing of what is sent for 30 seconds is given up.
+/// `TCP_USER_TIMEOUT`: a peer that acknowledges nothing of what is sent for 30 seconds is given up;
+/// and `TCP_NOTSENT_LOWAT`: the system holds about 16 KiB that a slow peer has no room for, where
+/// it would hold megabytes, so the server sees soon that a client has stopped reading, and also that
+/// a slow one still reads.
 /// The backlog is 4,096, so that many clients may come back at once (with tokio's 128, 10,000 of
 /// them waited for up to 9.5 seconds).
 ///
@@ -53,6 +56,12 @@ struct Settings {
     user_timeout: Option<Duration>,
     keep_alive: Option<Duration>,
 }
+
+/// How much the system holds that it could not send yet. It takes more when half of this is left, so
+/// that is what a slow peer has to take within the write deadline. By default it would be a third of
+/// some megabytes.
+#[cfg(target_os = "linux")]
+const MOST_UNSENT: u32 = 16 * 1024;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -151,7 +160,10 @@ impl Settings {
     fn set(self, socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(self.user_timeout)?;
+        {
+            socket.set_tcp_user_timeout(self.user_timeout)?;
+            socket.set_tcp_notsent_lowat(MOST_UNSENT)?;
+        }
         if let Some(time) = self.keep_alive {
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
         }

@@ -6,6 +6,7 @@
 pub(crate) mod client;
 pub(crate) mod raw;
 pub(crate) mod server;
+pub(crate) mod streams;
 
 use std::{future::Future, time::Duration};
 

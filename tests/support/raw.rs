@@ -1,18 +1,19 @@
 //! A client that reads HTTP/1 off the socket itself, for what libraries do not show.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
 };
 use tower_sse::event::{Decoded, Decoder, MessageEvent};
 
 use super::within;
 
-pub(crate) struct Raw {
-    socket: TcpStream,
+pub(crate) struct Raw<S = TcpStream> {
+    socket: S,
     /// What was read and not taken yet.
     read: Vec<u8>,
     decoder: Decoder,
@@ -35,11 +36,23 @@ pub(crate) enum End {
 
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        Self {
-            socket: TcpStream::connect(address).await.unwrap(),
-            read: Vec::new(),
-            decoder: Decoder::new(),
-        }
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// One that takes little ahead, as over a real network: its kernel's buffer is as small as it
+    /// gets, and so are the segments.
+    pub(crate) async fn connect_small(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1).unwrap();
+        SockRef::from(&socket).set_tcp_mss(536).unwrap();
+        Self::over(socket.connect(address).await.unwrap())
+    }
+
+    /// One with segments as short as over a real network.
+    pub(crate) async fn connect_short(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        SockRef::from(&socket).set_tcp_mss(1460).unwrap();
+        Self::over(socket.connect(address).await.unwrap())
     }
 
     /// Connects, and sends a request: its first line and headers, each ended by `\r\n`.
@@ -47,6 +60,25 @@ impl Raw {
         let mut client = Self::connect(address).await;
         client.send(request).await;
         client
+    }
+
+    /// Leaves with an RST instead of a FIN.
+    pub(crate) fn reset(self) {
+        self.socket.set_zero_linger().unwrap();
+    }
+
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    pub(crate) fn over(socket: S) -> Self {
+        Self {
+            socket,
+            read: Vec::new(),
+            decoder: Decoder::new(),
+        }
     }
 
     /// Sends a request as above, with an empty line after it.
@@ -58,6 +90,11 @@ impl Raw {
         within("the socket to take a request", self.socket.write_all(bytes))
             .await
             .unwrap();
+    }
+
+    /// The same, without a limit in time.
+    pub(crate) async fn try_send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes).await
     }
 
     pub(crate) async fn head(&mut self) -> Head {
@@ -150,9 +187,17 @@ impl Raw {
         self.read.drain(..count).collect()
     }
 
-    /// Leaves with an RST instead of a FIN.
-    pub(crate) fn reset(self) {
-        self.socket.set_zero_linger().unwrap();
+    /// Reads this much off the socket, and no byte more, as one who is slow.
+    pub(crate) async fn sip(&mut self, count: usize) -> bool {
+        let mut piece = vec![0; count];
+        let read = within("the server to send", self.socket.read_exact(&mut piece)).await;
+        self.read.append(&mut piece);
+        read.is_ok()
+    }
+
+    /// Sends nothing more, and reads on.
+    pub(crate) async fn half_close(&mut self) {
+        self.socket.shutdown().await.unwrap();
     }
 
     /// Reads on. Tells whether there was something.

@@ -1,6 +1,10 @@
 //! Servers on ports of their own, which end with the test.
 
-use std::{future::Future, net::SocketAddr, pin::Pin};
+use std::{
+    future::{Future, IntoFuture},
+    net::SocketAddr,
+    pin::Pin,
+};
 
 use axum::Router;
 use bytes::Bytes;
@@ -16,7 +20,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::oneshot,
     task::{JoinHandle, JoinSet},
 };
@@ -31,6 +35,9 @@ pub(crate) struct Server {
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
+
+/// The crate's own server.
+pub(crate) type Ours = tower_sse::serve::Serve<tower_sse::serve::TcpListener, Router>;
 
 /// Resolves when the server is asked to shut down.
 pub(crate) type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -49,7 +56,16 @@ impl Server {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), serve)
+    }
+
+    pub(crate) fn start_on<F>(
+        listener: TcpListener,
+        serve: impl FnOnce(TcpListener, Stopped) -> F,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let stopped = Box::pin(async {
@@ -80,14 +96,29 @@ impl Server {
 
     /// The crate's own server, with direct streams or without, and its graceful shutdown.
     pub(crate) async fn ours(app: Router, is_direct: bool) -> Self {
-        Self::start(move |listener, stopped| async move {
-            let listener = tower_sse::serve::TcpListener::from(listener);
-            let serve = tower_sse::serve::serve(listener, app)
-                .direct(is_direct)
-                .with_graceful_shutdown(stopped);
-            serve.await.unwrap();
+        Self::ours_with(app, move |serve| serve.direct(is_direct)).await
+    }
+
+    /// The crate's own server, set up by this.
+    pub(crate) async fn ours_with(app: Router, set_up: impl FnOnce(Ours) -> Ours) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::ours_on(listener, app, set_up)
+    }
+
+    /// The same, with buffers in the kernel that are as small as they get.
+    pub(crate) async fn ours_small(app: Router, set_up: impl FnOnce(Ours) -> Ours) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(1).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self::ours_on(socket.listen(128).unwrap(), app, set_up)
+    }
+
+    fn ours_on(listener: TcpListener, app: Router, set_up: impl FnOnce(Ours) -> Ours) -> Self {
+        Self::start_on(listener, move |listener, stopped| {
+            let serve = tower_sse::serve::serve(listener.into(), app);
+            let serve = set_up(serve.with_graceful_shutdown(stopped)).into_future();
+            async { serve.await.unwrap() }
         })
-        .await
     }
 
     /// One of hyper's servers, with hyper-util's graceful shutdown.

@@ -1,0 +1,56 @@
+//! Both ends of TLS, with a certificate of their own.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector,
+    client::TlsStream,
+    rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::PrivateKeyDer},
+};
+
+use super::within;
+
+#[derive(Clone)]
+pub(crate) struct Tls {
+    pub(crate) acceptor: TlsAcceptor,
+    roots: RootCertStore,
+}
+
+impl Tls {
+    pub(crate) fn new() -> Self {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            roots,
+        }
+    }
+
+    /// A client's socket, for which these protocols would do.
+    pub(crate) async fn connect(
+        &self,
+        address: SocketAddr,
+        alpn: &[&[u8]],
+    ) -> TlsStream<TcpStream> {
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        let connector = TlsConnector::from(Arc::new(config));
+        let socket = TcpStream::connect(address).await.unwrap();
+        let name = "localhost".try_into().unwrap();
+        within("TLS", connector.connect(name, socket))
+            .await
+            .unwrap()
+    }
+}
