@@ -17,7 +17,10 @@ use http_body_util::{Empty, combinators::UnsyncBoxBody};
 use tower_sse::{
     BoxError, Broker, BrokerError, CloseReason, Connections, Error, Event, SseConnection, SseLayer,
     axum::SseRejection,
-    backplane::{self, AppendError, AppendErrorKind, Memory, Read, Record, RecordStream, Start},
+    backplane::{
+        self, AppendError, AppendErrorKind, Memory, Read, Record, RecordStream, Start,
+        redis::{ConnectError, RedisOptions, RedisStreams},
+    },
     broker::{
         BrokerBuilder, BrokerErrorKind, Epoch, History, Outcome, Position, Resume, SlowConsumer,
         Subscribe, TopicError, TopicName,
@@ -118,6 +121,8 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         Read,
         Record,
         Start,
+        RedisOptions,
+        RedisStreams,
     ];
     for (name, traits) in handles.into_iter().chain(values).chain(of_topics) {
         assert_eq!(traits, all, "{name}");
@@ -135,6 +140,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         BrokerError,
         AppendError,
         backplane::ReadError,
+        ConnectError,
     ];
     for (name, traits) in errors {
         assert_eq!(traits, no_clone, "{name}");

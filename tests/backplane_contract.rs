@@ -3,12 +3,57 @@
 #[macro_use]
 mod contract;
 
+#[path = "support/redis.rs"]
+mod redis_server;
+
 mod memory {
     use super::contract;
     use tower_sse::backplane::Memory;
 
     async fn log(retained: usize) -> Memory {
         Memory::with_window(retained)
+    }
+
+    contract!(log);
+}
+
+mod redis {
+    use super::{contract, redis_server::RedisServer};
+    use tower_sse::{
+        backplane::{
+            AppendError, Backplane, BoxFuture, ReadError, Record, RecordStream, Start,
+            redis::{RedisOptions, RedisStreams},
+        },
+        broker::Position,
+    };
+
+    /// A log with the server that it is on.
+    struct Served {
+        log: RedisStreams,
+        _server: RedisServer,
+    }
+
+    async fn log(retained: usize) -> Served {
+        let server = RedisServer::start().await;
+        let log = RedisOptions::new(server.url()).window(retained);
+        Served {
+            log: log.connect().await.unwrap(),
+            _server: server,
+        }
+    }
+
+    impl Backplane for Served {
+        fn append(&self, record: Record) -> BoxFuture<'_, Result<Position, AppendError>> {
+            self.log.append(record)
+        }
+
+        fn read(&self, start: Start) -> BoxFuture<'_, Result<RecordStream, ReadError>> {
+            self.log.read(start)
+        }
+
+        fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>> {
+            self.log.head()
+        }
     }
 
     contract!(log);

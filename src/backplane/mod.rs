@@ -7,11 +7,13 @@
 //! [`Memory`] is the log of one process.
 
 #[cfg(feature = "redis")]
-#[allow(dead_code, reason = "the logs that it is for come next")]
 mod envelope;
 mod error;
 mod memory;
 mod record;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis;
 
 pub use error::{AppendError, AppendErrorKind, ReadError};
 pub use memory::Memory;
