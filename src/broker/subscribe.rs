@@ -249,7 +249,7 @@ impl Subscriber {
         self.count(&cursors);
 
         if log.is_window_read {
-            let verdict = self.place(&mut cursors, &log, &topics, from);
+            let verdict = self.place(&mut cursors, &log, &topics, from, false);
             return Ok(Arc::new(Mutex::new(verdict.outcome())));
         }
         let outcome = Arc::new(Mutex::new(Outcome::Pending));
@@ -269,6 +269,7 @@ impl Subscriber {
         log: &super::core::Log,
         topics: &[Arc<Topic>],
         from: Option<Position>,
+        is_late: bool,
     ) -> Verdict {
         let verdict = self.replica.judge(log, topics, from);
         for cursor in &mut cursors.topics {
@@ -281,7 +282,7 @@ impl Subscriber {
             }
         }
         if let Some(head) = log.head {
-            cursors.begin(verdict, head);
+            cursors.begin(verdict, head, is_late);
         }
         verdict
     }
@@ -292,7 +293,7 @@ impl Subscriber {
         let undecided = std::mem::take(&mut cursors.undecided);
         let log = self.replica.lock();
         for one in undecided {
-            let verdict = self.place(&mut cursors, &log, &one.topics, one.from);
+            let verdict = self.place(&mut cursors, &log, &one.topics, one.from, true);
             let mut outcome = one.outcome.lock().unwrap_or_else(PoisonError::into_inner);
             *outcome = verdict.outcome();
         }

@@ -307,7 +307,8 @@ impl Cursors {
     }
 
     /// Notes where a subscription begins, by what was found, of which it is the first.
-    pub(super) fn begin(&mut self, verdict: Verdict, head: Position) {
+    /// `is_late`: the log could not be read until now.
+    pub(super) fn begin(&mut self, verdict: Verdict, head: Position, is_late: bool) {
         if let Verdict::Gap(reason) = verdict {
             self.note_gap(reason, None);
         }
@@ -315,8 +316,11 @@ impl Cursors {
             Verdict::Exact(place) => place,
             _ => head,
         };
+        // One that is live has been given a place, unless it had to wait for the log.
+        let has_none = is_late && self.place.is_none() && self.last_given == 0;
         // The earliest counts: what follows it comes in order.
-        if !self.is_live && self.place.is_none_or(|it| place.offset() <= it.offset()) {
+        if (!self.is_live || has_none) && self.place.is_none_or(|it| place.offset() <= it.offset())
+        {
             self.place = Some(place);
             self.place_is_known = matches!(verdict, Verdict::Exact(_));
             self.place_in_welcome |= self.place_is_known;
