@@ -83,7 +83,8 @@
 //! - Bound how many streams are open or for how long, or end them for a shutdown.
 //!   [`Connections::close_where`] closes them.
 //! - Reach beyond its process: [`Connections`] knows the streams that were opened here, and a log in
-//!   memory ends with its process. Other logs go behind [`Backplane`](backplane::Backplane).
+//!   memory ends with its process. One that many share goes behind
+//!   [`Backplane`](backplane::Backplane), as that in Redis does.
 //! - Keep what is sent to a connection directly, without a topic, for a client that comes back.
 //! - CORS, authentication, compression: other layers do, and work with this one.
 

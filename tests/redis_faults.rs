@@ -204,7 +204,7 @@ async fn an_append_that_was_carried_out_unheard_is_not_carried_out_twice() {
     let mut client = Client::join_now(&other, "a").await;
     publish(&broker, "1").await;
     for number in 2..6 {
-        proxy.set(Way::OneWay(server.port()));
+        proxy.set(Way::Unheard(server.port()));
         let publisher = broker.clone();
         let publishing =
             tokio::spawn(async move { publish(&publisher, &number.to_string()).await });

@@ -52,7 +52,7 @@ impl Scene {
     }
 
     /// All clients are told in time; so is one that comes back; and then everything goes on.
-    async fn is_told_and_goes_on(mut self) {
+    async fn goes_on_after_a_gap(mut self) {
         let known = self.clients[0].id();
         let start = Instant::now();
         for client in &mut self.clients {
@@ -86,7 +86,7 @@ async fn a_server_that_forgets_is_killed_and_started_again() {
     server.kill();
     sleep(Duration::from_millis(500)).await;
     server.restart().await;
-    scene.is_told_and_goes_on().await;
+    scene.goes_on_after_a_gap().await;
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn everything_is_flushed() {
     let server = RedisServer::start().await;
     let scene = Scene::on(&server).await;
     let () = server.query(&["FLUSHALL"]).await;
-    scene.is_told_and_goes_on().await;
+    scene.goes_on_after_a_gap().await;
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn everything_is_flushed_and_at_once_there_is_more_than_before() {
     for number in 0..10 {
         publish(&scene.nodes[0], &number.to_string()).await;
     }
-    scene.is_told_and_goes_on().await;
+    scene.goes_on_after_a_gap().await;
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn the_stream_is_deleted() {
     let server = RedisServer::start().await;
     let scene = Scene::on(&server).await;
     let () = server.query(&["DEL", LOG]).await;
-    scene.is_told_and_goes_on().await;
+    scene.goes_on_after_a_gap().await;
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn the_state_is_deleted() {
     let server = RedisServer::start().await;
     let scene = Scene::on(&server).await;
     let () = server.query(&["DEL", STATE]).await;
-    scene.is_told_and_goes_on().await;
+    scene.goes_on_after_a_gap().await;
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn a_key_is_replaced_by_a_string() {
         let commands = total(&server).await - before;
         assert!(commands < 100, "{commands} commands in 3 s");
         let () = server.query(&["DEL", key]).await;
-        scene.is_told_and_goes_on().await;
+        scene.goes_on_after_a_gap().await;
     }
 }
 

@@ -11,7 +11,9 @@
 //! | `GET /stats` | figures, as JSON |
 //!
 //! `--listen ADDR` sets the address, 127.0.0.1:3000 without it; `--history N` how many events of
-//! each topic are kept for those who come back, 1000 without it.
+//! each topic are kept for those who come back, 1000 without it. With `--redis URL` all hubs that
+//! name the same Redis server are one: what is published on one reaches the streams of all, and a
+//! client may come back to any.
 //!
 //! Whoever reaches the server may do all this. A program with users looks first who asks.
 
@@ -27,12 +29,15 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tower_sse::{Broker, Connections, Event, SseConnection, SseLayer, broker::History};
+use tower_sse::{
+    Broker, Connections, Event, SseConnection, SseLayer, backplane::redis::RedisStreams,
+    broker::History,
+};
 
 /// The longest body that is published.
 const MAX_BODY: usize = 64 * 1024;
 
-const USAGE: &str = "usage: hub [--listen ADDR] [--history N]";
+const USAGE: &str = "usage: hub [--listen ADDR] [--history N] [--redis URL]";
 
 #[derive(Clone)]
 struct Hub {
@@ -41,14 +46,28 @@ struct Hub {
     history: usize,
 }
 
-fn app(history: usize) -> Router {
+/// Where the log is.
+#[derive(Debug, PartialEq)]
+enum Log {
+    Memory,
+    Redis(String),
+}
+
+impl Log {
+    async fn broker(&self, history: usize) -> Result<Broker, Box<dyn Error>> {
+        let builder = Broker::builder().history(History::default().events(history));
+        Ok(match self {
+            Self::Memory => builder.in_memory(),
+            Self::Redis(url) => builder.build(RedisStreams::connect(url).await?),
+        })
+    }
+}
+
+fn app(broker: Broker, history: usize) -> Router {
     let connections = Connections::new();
     let sse = SseLayer::new("/events")
         .registry(&connections)
         .last_event_id_query("lastEventId"); // for a page that went offline, and comes back
-    let broker = Broker::builder()
-        .history(History::default().events(history))
-        .in_memory();
     Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/page.js", get(script))
@@ -163,6 +182,7 @@ impl Hub {
 struct Options {
     listen: SocketAddr,
     history: usize,
+    log: Log,
 }
 
 impl Options {
@@ -170,6 +190,7 @@ impl Options {
         let mut options = Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
             history: 1000,
+            log: Log::Memory,
         };
         while let Some(name) = args.next() {
             let value = args.next();
@@ -184,7 +205,8 @@ impl Options {
                     options.history =
                         history.ok_or_else(|| format!("{value} is no number from 1 on"))?;
                 }
-                ("--listen" | "--history", None) => {
+                ("--redis", Some(url)) => options.log = Log::Redis(url.to_owned()),
+                ("--listen" | "--history" | "--redis", None) => {
                     return Err(format!("{name} needs a value; {USAGE}"));
                 }
                 _ => return Err(format!("{name} is unknown; {USAGE}")),
@@ -198,8 +220,9 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(options.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
+    let broker = options.log.broker(options.history).await?;
     println!("Open http://{}", listener.local_addr()?);
-    axum::serve(listener, app(options.history)).await?;
+    axum::serve(listener, app(broker, options.history)).await?;
     Ok(())
 }
 

@@ -10,7 +10,16 @@ use tower_sse::{
 
 use super::*;
 
+#[path = "../../tests/support/redis.rs"]
+mod redis_server;
+
 type TestResult<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+/// A hub with its log in memory.
+fn app(history: usize) -> Router {
+    let broker = Broker::builder().history(History::default().events(history));
+    super::app(broker.in_memory(), history)
+}
 
 async fn ask(
     app: &Router,
@@ -259,4 +268,34 @@ fn the_command_line_is_read_or_refused_with_a_reason() {
         let error = parse(line).unwrap_err();
         assert!(error.contains(text), "{line}: {error}");
     }
+}
+
+#[tokio::test]
+async fn two_hubs_that_share_a_log_are_one() -> TestResult {
+    let server = redis_server::RedisServer::start().await;
+    let args = ["--redis".to_owned(), server.url()];
+    let options = Options::parse(args.into_iter())?;
+    let mut hubs = Vec::new();
+    for _ in 0..2 {
+        let broker = options.log.broker(options.history).await?;
+        hubs.push(super::app(broker, options.history));
+    }
+    let (mut here, _) = open(&hubs[0], "/events?topic=news").await?;
+    let (mut there, _) = open(&hubs[1], "/events?topic=news").await?;
+    for events in [&mut here, &mut there] {
+        while events.last_event_id().is_empty() {
+            events.event().await?;
+        }
+    }
+    let first = publish(&hubs[0], "/topics/news", "1").await?;
+    publish(&hubs[1], "/topics/news", "2").await?;
+    for events in [&mut here, &mut there] {
+        assert_eq!(next(events).await?, "message:1");
+        assert_eq!(next(events).await?, "message:2");
+    }
+    // A client moves to the other hub.
+    let path = format!("/events?topic=news&lastEventId={first}");
+    let (mut back, _) = open(&hubs[1], &path).await?;
+    assert_eq!(next(&mut back).await?, "message:2");
+    Ok(())
 }

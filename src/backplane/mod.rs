@@ -4,7 +4,8 @@
 //! one reader for each node feeds its broker, in order, with the node's own events too. All that
 //! concerns topics, replay and gaps then happens once, in the broker.
 //!
-//! [`Memory`] is the log of one process.
+//! [`Memory`] is the log of one process. With the feature `redis`, `redis::RedisStreams` is one that
+//! many share.
 
 #[cfg(feature = "redis")]
 mod envelope;

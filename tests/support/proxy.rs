@@ -16,7 +16,7 @@ pub(crate) enum Way {
     /// To the server at this port of the loopback.
     To(u16),
     /// What is said reaches the server at this port, what it answers goes nowhere.
-    OneWay(u16),
+    Unheard(u16),
     /// Connections break off.
     Cut,
 }
@@ -52,7 +52,7 @@ impl Proxy {
     pub(crate) fn set(&self, way: Way) {
         self.way.send_modify(|(it, breaks)| {
             *it = way;
-            *breaks += u64::from(!matches!(way, Way::OneWay(_)));
+            *breaks += u64::from(!matches!(way, Way::Unheard(_)));
         });
     }
 
@@ -71,7 +71,7 @@ impl Drop for Proxy {
 async fn carry(mut client: TcpStream, mut ways: watch::Receiver<(Way, u64)>) {
     let (way, breaks) = *ways.borrow_and_update();
     let port = match way {
-        Way::To(port) | Way::OneWay(port) => port,
+        Way::To(port) | Way::Unheard(port) => port,
         Way::Cut => return,
     };
     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
