@@ -34,8 +34,8 @@ pub struct RedisOptions {
 }
 
 impl RedisOptions {
-    /// The options for the server at this URL: `redis://[user[:password]@]host[:port][/database]`,
-    /// `unix:path`, or, with the feature `redis-tls`, `rediss://…`.
+    /// The options for the server at this URL: `redis://[user[:password]@]host[:port][/database]`, or
+    /// `unix:path`. TLS (`rediss://…`) is not spoken: it takes a tunnel.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
