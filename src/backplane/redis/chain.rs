@@ -202,3 +202,109 @@ pub(super) fn tag_of(entry: &Entry) -> u32 {
         Stored::Foreign => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backplane::{Record, redis::entry::Link};
+
+    const EPOCH: Epoch = Epoch::new(7);
+
+    /// The record at this offset, with ten times that as its tag, after that one.
+    fn entry(offset: u64, before: u64) -> Entry {
+        let record = Record::new("a".try_into().unwrap(), format!("data: {offset}\n"));
+        Entry {
+            id: Id(offset, 0),
+            envelope: envelope::encode(tag(offset), &record).into(),
+            link: Some(Link {
+                epoch: EPOCH,
+                tag: tag(before),
+                offset: before,
+            }),
+        }
+    }
+
+    fn tag(offset: u64) -> u32 {
+        offset as u32 * 10
+    }
+
+    fn place(offset: u64) -> Position {
+        Position::new(EPOCH, offset, tag(offset))
+    }
+
+    /// What is told of these entries, in short; and whether they follow.
+    fn told(chain: &mut Chain, entries: &[Entry]) -> (Vec<(char, u64)>, Result<(), Mismatch>) {
+        let mut told = Vec::new();
+        let mut tell = |read: Read| {
+            let kind = match read {
+                Read::Record(..) => 'r',
+                Read::Lost(_) => 'l',
+                Read::Unreadable(..) => 'u',
+            };
+            told.push((kind, read.position().offset()));
+        };
+        let follow = entries
+            .iter()
+            .try_for_each(|entry| chain.push(entry, &mut tell));
+        (told, follow)
+    }
+
+    fn chain_at(offset: u64) -> Chain {
+        let state = State::new(EPOCH, 0, offset, tag(offset));
+        Chain::after(place(offset), None, &state, 1000).unwrap()
+    }
+
+    #[test]
+    fn records_follow_each_other_and_holes_are_told() {
+        let entries = [entry(3, 2), entry(4, 3), entry(7, 6), entry(1000, 7)];
+        let expected = vec![('r', 3), ('r', 4), ('l', 6), ('r', 7), ('r', 1000)];
+        assert_eq!(told(&mut chain_at(2), &entries), (expected, Ok(())));
+        // From the start, of a log that has lost its first records.
+        let state = State::new(EPOCH, 0, 7, tag(7));
+        let mut chain = Chain::from_start(&state, 1000);
+        let expected = vec![('l', 6), ('r', 7)];
+        assert_eq!(told(&mut chain, &[entry(7, 6)]), (expected, Ok(())));
+    }
+
+    #[test]
+    fn what_does_not_follow_is_not_taken() {
+        let mut other_tag = entry(3, 2);
+        other_tag.link.as_mut().unwrap().tag ^= 1;
+        let mut other_epoch = entry(3, 2);
+        other_epoch.link.as_mut().unwrap().epoch = Epoch::new(8);
+        for bad in [entry(3, 1), entry(2, 1), other_tag, other_epoch] {
+            let mut chain = chain_at(2);
+            let (told, follow) = told(&mut chain, std::slice::from_ref(&bad));
+            assert_eq!((told, follow), (vec![], Err(Mismatch)), "{bad:?}");
+            assert_eq!((chain.id, chain.told()), (Id(2, 0), place(2)));
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_so_is_gone_on_with_after_a_loss() {
+        let mut chain = chain_at(2);
+        let mut reads = Vec::new();
+        chain.push_anyway(&entry(3, 1), &mut |read| reads.push(read));
+        assert!(matches!(&reads[..], [Read::Lost(lost), Read::Record(at, _)]
+            if *lost == place(2) && *at == place(3)));
+        assert_eq!(told(&mut chain, &[entry(4, 3)]), (vec![('r', 4)], Ok(())));
+    }
+
+    #[test]
+    fn a_place_is_looked_for_where_it_was() {
+        let state = State::new(EPOCH, 0, 5, tag(5));
+        let after = |place, found: Option<&Entry>| {
+            let chain = Chain::after(place, found, &state, 1000);
+            chain.is_ok()
+        };
+        assert!(after(place(0), None));
+        assert!(after(place(3), Some(&entry(3, 2))));
+        // It was dropped: whether anything is missing shows at the next record.
+        assert!(after(place(3), None));
+        assert!(after(place(5), None));
+        assert!(!after(place(6), None));
+        assert!(!after(Position::new(EPOCH, 5, 1), None));
+        assert!(!after(Position::new(EPOCH, 3, 1), Some(&entry(3, 2))));
+        assert!(!after(Position::new(Epoch::new(8), 3, tag(3)), None));
+    }
+}

@@ -135,6 +135,16 @@ pub(super) struct State {
 }
 
 impl State {
+    #[cfg(test)]
+    pub(super) fn new(epoch: Epoch, base: u64, last: u64, tag: u32) -> Self {
+        Self {
+            epoch,
+            base,
+            last,
+            tag,
+        }
+    }
+
     /// The place of the last record.
     pub(super) fn head(&self) -> Position {
         if self.last == self.base {
