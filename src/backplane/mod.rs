@@ -53,15 +53,18 @@ pub enum Read {
     /// A record of ours stands here that cannot be understood: a later version has written it, or
     /// it is damaged. With its topic, if at least that can be read.
     Unreadable(Position, Option<TopicName>),
+    /// Something that is no record stands here, written by somebody else: nothing is missing.
+    Skipped(Position),
 }
 
 impl Read {
     /// Its place in the log.
     pub fn position(&self) -> Position {
         match self {
-            Self::Record(position, _) | Self::Lost(position) | Self::Unreadable(position, _) => {
-                *position
-            }
+            Self::Record(position, _)
+            | Self::Lost(position)
+            | Self::Unreadable(position, _)
+            | Self::Skipped(position) => *position,
         }
     }
 }

@@ -184,18 +184,25 @@ impl Replica {
                 if log.is_window_read {
                     self.tell_all();
                 }
-                let head = log.head.map_or(0, |head| head.offset());
-                if position.offset() > head {
-                    // Tag 0: nobody knows any more what stood there.
-                    if position.tag() != 0 {
-                        log.window.push(position.offset(), position.tag());
-                    }
-                    log.head = Some(position);
-                    self.visible.set(position.offset());
-                }
+                self.pass(&mut log, position);
             }
+            Read::Skipped(position) => self.pass(&mut log, position),
         }
         self.settle(&mut log);
+    }
+
+    /// Notes a place where there is nothing for anybody.
+    fn pass(&self, log: &mut Log, position: Position) {
+        let head = log.head.map_or(0, |head| head.offset());
+        if position.offset() <= head {
+            return;
+        }
+        // Tag 0: nobody knows any more what stood there.
+        if position.tag() != 0 {
+            log.window.push(position.offset(), position.tag());
+        }
+        log.head = Some(position);
+        self.visible.set(position.offset());
     }
 
     /// Takes an event; or a hole, where there are no lines that a client could be given.
