@@ -68,6 +68,7 @@
 //! | feature | what it adds |
 //! | --- | --- |
 //! | `axum` | [`SseConnection`] as an axum extractor, and the crate's errors as axum responses |
+//! | `nats` | `backplane::nats`: a log in NATS JetStream, for many nodes; it needs Rust 1.89 |
 //! | `redis` | `backplane::redis`: a log in Redis Streams, for many nodes; it needs Rust 1.88 |
 //! | `test-util` | `test_util`: drive a service, or a handler, and read its events without a socket |
 //!

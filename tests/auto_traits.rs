@@ -19,6 +19,7 @@ use tower_sse::{
     axum::SseRejection,
     backplane::{
         self, AppendError, AppendErrorKind, Memory, Read, Record, RecordStream, Start,
+        nats::{JetStream, JetStreamBuilder, JetStreamError, JetStreamErrorKind},
         redis::{ConnectError, RedisOptions, RedisStreams},
     },
     broker::{
@@ -117,6 +118,9 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         TopicError,
         TopicName,
         AppendErrorKind,
+        JetStream,
+        JetStreamBuilder,
+        JetStreamErrorKind,
         Memory,
         Read,
         Record,
@@ -139,6 +143,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         BoxError,
         BrokerError,
         AppendError,
+        JetStreamError,
         backplane::ReadError,
         ConnectError,
     ];

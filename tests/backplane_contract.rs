@@ -2,6 +2,7 @@
 
 #[macro_use]
 mod contract;
+mod support;
 
 #[path = "support/redis.rs"]
 mod redis_server;
@@ -12,6 +13,52 @@ mod memory {
 
     async fn log(retained: usize) -> Memory {
         Memory::with_window(retained)
+    }
+
+    contract!(log);
+}
+
+mod nats {
+    use std::sync::Arc;
+
+    use tower_sse::{
+        backplane::{
+            AppendError, Backplane, BoxFuture, ReadError, Record, RecordStream, Start,
+            nats::JetStream,
+        },
+        broker::Position,
+    };
+
+    use super::{contract, support::nats::NatsServer};
+
+    /// A log with a server of its own.
+    #[derive(Clone)]
+    struct Served {
+        log: JetStream,
+        _server: Arc<NatsServer>,
+    }
+
+    async fn log(retained: usize) -> Served {
+        let server = NatsServer::start().await;
+        let builder = JetStream::builder().max_messages(retained as u64);
+        Served {
+            log: server.log_of(builder).await,
+            _server: Arc::new(server),
+        }
+    }
+
+    impl Backplane for Served {
+        fn append(&self, record: Record) -> BoxFuture<'_, Result<Position, AppendError>> {
+            self.log.append(record)
+        }
+
+        fn read(&self, start: Start) -> BoxFuture<'_, Result<RecordStream, ReadError>> {
+            self.log.read(start)
+        }
+
+        fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>> {
+            self.log.head()
+        }
     }
 
     contract!(log);

@@ -7,10 +7,13 @@
 //! [`Memory`] is the log of one process. With the feature `redis`, `redis::RedisStreams` is one that
 //! many share.
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "nats", feature = "redis"))]
 mod envelope;
 mod error;
 mod memory;
+#[cfg(feature = "nats")]
+#[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
+pub mod nats;
 mod record;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]

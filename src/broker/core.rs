@@ -193,8 +193,10 @@ impl Replica {
 
     /// Notes a place where there is nothing for anybody.
     fn pass(&self, log: &mut Log, position: Position) {
-        let head = log.head.map_or(0, |head| head.offset());
-        if position.offset() <= head {
+        if log
+            .head
+            .is_some_and(|head| head.offset() >= position.offset())
+        {
             return;
         }
         // Tag 0: nobody knows any more what stood there.

@@ -1,0 +1,182 @@
+//! NATS servers with JetStream, on ports of their own, which end with the test.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio, id},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use async_nats::jetstream::{self, stream};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
+use tower_sse::backplane::nats::{JetStream, JetStreamBuilder};
+
+use super::within;
+
+/// A server with a folder of its own. It is killed when this is dropped.
+pub(crate) struct NatsServer {
+    process: Option<Child>,
+    folder: PathBuf,
+    port: u16,
+    monitor: u16,
+    max_payload: usize,
+}
+
+const MISSING: &str = "nats-server cannot be started: install it, `apt-get install nats-server`";
+
+impl NatsServer {
+    pub(crate) async fn start() -> Self {
+        Self::with_max_payload(1 << 20).await
+    }
+
+    /// A server that takes messages of this size.
+    pub(crate) async fn with_max_payload(max_payload: usize) -> Self {
+        let mut server = Self::stopped();
+        server.max_payload = max_payload;
+        server.restart().await;
+        server
+    }
+
+    /// One that is not there yet.
+    pub(crate) fn stopped() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::SeqCst);
+        let folder = std::env::temp_dir().join(format!("tower-sse-nats-{}-{count}", id()));
+        fs::create_dir_all(&folder).unwrap();
+        let [port, monitor] = free_ports();
+        Self {
+            process: None,
+            folder,
+            port,
+            monitor,
+            max_payload: 1 << 20,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn log(&self) -> JetStream {
+        self.log_of(JetStream::builder()).await
+    }
+
+    pub(crate) async fn log_of(&self, builder: JetStreamBuilder) -> JetStream {
+        builder.connect(&self.url()).await.unwrap()
+    }
+
+    /// A client that is none of the crate's.
+    pub(crate) async fn admin(&self) -> jetstream::Context {
+        jetstream::new(async_nats::connect(self.url()).await.unwrap())
+    }
+
+    /// The stream, as such a client has it.
+    pub(crate) async fn stream(&self) -> stream::Stream {
+        let admin = self.admin().await;
+        admin.get_stream(STREAM).await.unwrap()
+    }
+
+    /// Starts it, again, on the same port and in the same folder.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        let config = self.folder.join("config");
+        let text = format!(
+            "listen: 127.0.0.1:{}\nhttp: 127.0.0.1:{}\nmax_payload: {}\njetstream {{ store_dir: {:?} }}\n",
+            self.port, self.monitor, self.max_payload, self.folder
+        );
+        fs::write(&config, text).unwrap();
+        let log = fs::File::create(self.folder.join("log")).unwrap();
+        let process = Command::new("nats-server")
+            .arg("-c")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.process = Some(process.expect(MISSING));
+        let answers = async {
+            while self.try_monitor("/healthz").await.is_none() {
+                let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+                if let Some(status) = ended {
+                    let said = fs::read_to_string(self.folder.join("log"));
+                    panic!("nats-server has ended, {status}: {said:?}");
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        within("the NATS server", answers).await;
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Loses all that it has stored. It has to be killed first.
+    pub(crate) fn wipe(&self) {
+        fs::remove_dir_all(self.folder.join("jetstream")).unwrap();
+    }
+
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().unwrap();
+        kill_process(Pid::from_child(process), signal).unwrap();
+    }
+
+    /// How many clients are connected, and how many consumers there are.
+    pub(crate) async fn clients_and_consumers(&self) -> (u64, u64) {
+        let connections = self.try_monitor("/connz").await.unwrap();
+        let streams = self.try_monitor("/jsz").await.unwrap();
+        let number = |of: &Value| of.as_u64().unwrap();
+        (
+            number(&connections["num_connections"]),
+            number(&streams["consumers"]),
+        )
+    }
+
+    async fn try_monitor(&self, path: &str) -> Option<Value> {
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.monitor))
+            .await
+            .ok()?;
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.contains(" 200 ")
+            .then(|| serde_json::from_str(body).ok())?
+    }
+}
+
+/// The name that a log has by default.
+pub(crate) const STREAM: &str = "tower-sse";
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn free_ports() -> [u16; 2] {
+    let listeners = [(), ()].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
