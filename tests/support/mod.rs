@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod nats;
 pub(crate) mod raw;
 pub(crate) mod server;
+pub(crate) mod topics;
 
 use std::{future::Future, time::Duration};
 

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio, id},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -128,6 +128,17 @@ impl NatsServer {
         fs::remove_dir_all(self.folder.join("jetstream")).unwrap();
     }
 
+    /// Sets aside what it has stored. It has to be killed first.
+    pub(crate) fn set_aside(&self) {
+        copy_all(&self.folder.join("jetstream"), &self.folder.join("aside"));
+    }
+
+    /// Has again what was set aside, and nothing else. It has to be killed first.
+    pub(crate) fn put_back(&self) {
+        self.wipe();
+        copy_all(&self.folder.join("aside"), &self.folder.join("jetstream"));
+    }
+
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
     }
@@ -173,6 +184,21 @@ impl Drop for NatsServer {
     fn drop(&mut self) {
         self.kill();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (from, to) = (
+            entry.as_ref().unwrap().path(),
+            to.join(entry.unwrap().file_name()),
+        );
+        if from.is_dir() {
+            copy_all(&from, &to);
+        } else {
+            fs::copy(from, to).unwrap();
+        }
     }
 }
 

@@ -46,7 +46,7 @@ mod tests {
     fn every_message_has_a_tag() {
         let record = Record::new("a".try_into().unwrap(), &b"data: x\n"[..]);
         let ours = Bytes::from(envelope::encode(7, &record));
-        assert_eq!(find(&ours, 8), (7, Found::Record(record.clone())));
+        assert_eq!(find(&ours, 8), (7, Found::Record(record)));
         let topic = Some("a".try_into().unwrap());
         assert_eq!(find(&ours, 7), (7, Found::Unreadable(topic)));
 

@@ -195,11 +195,8 @@ impl JetStreamBuilder {
         if !is_subject(subject) {
             return Err(JetStreamErrorKind::Subject.into());
         }
-        let servers = urls.split(',').map(|url| {
-            let server = url.trim().parse();
-            server.map_err(|error| JetStreamError::new(JetStreamErrorKind::Url, error))
-        });
-        let servers = servers.collect::<Result<Vec<ServerAddr>, _>>()?;
+        let servers = urls.split(',').map(|url| server(url.trim()));
+        let servers = servers.collect::<Result<Vec<_>, _>>()?;
 
         let link = Arc::new(Link::default());
         let options = self.options(&servers)?;
@@ -257,6 +254,17 @@ impl fmt::Debug for JetStreamBuilder {
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
+}
+
+fn server(url: &str) -> Result<ServerAddr, JetStreamError> {
+    let server: ServerAddr = url
+        .parse()
+        .map_err(|error| JetStreamError::new(JetStreamErrorKind::Url, error))?;
+    // The client takes those of web sockets too, and then cannot connect.
+    if server.host().is_empty() || !["nats", "tls"].contains(&server.scheme()) {
+        return Err(JetStreamErrorKind::Url.into());
+    }
+    Ok(server)
 }
 
 /// Whether the server, and its files, take this as a stream's name.
