@@ -18,7 +18,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -35,9 +34,6 @@ use crate::{
     backplane::{Read, TopicName},
     log::{Entry, Epoch, Position, Window},
 };
-
-/// How many entries are dropped for their age while publishers wait for the lock.
-const EXPIRED_AT_A_TIME: usize = 4096;
 
 pub(super) struct Replica {
     pub(super) settings: Settings,
@@ -69,9 +65,9 @@ pub(super) struct Log {
     topics: HashMap<TopicName, Arc<Topic>>,
     /// All entries, in the order in which they came: the oldest is dropped first. Entries that
     /// their own topics have dropped stay here for a while.
-    order: VecDeque<(Arc<Topic>, u64)>,
-    entries: usize,
-    bytes: usize,
+    pub(super) order: VecDeque<(Arc<Topic>, u64)>,
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
     /// Topics whose subscribers are to be woken.
     dirty: Vec<Arc<Topic>>,
     /// Those who wait for the window to be read.
@@ -264,27 +260,7 @@ impl Replica {
         }
     }
 
-    /// Drops what is older than the history's age, some at a time. Gives the time until there is
-    /// more to drop.
-    pub(super) fn expire(&self) -> Option<Duration> {
-        let age = u64::try_from(self.settings.history.age.as_millis()).unwrap_or(u64::MAX);
-        let now = self.now();
-        let mut log = self.lock();
-        let mut next = Some(Duration::ZERO);
-        for _ in 0..EXPIRED_AT_A_TIME {
-            let oldest = log.oldest_time().map(|time| time.saturating_add(age));
-            if oldest.is_none_or(|expires| expires > now) {
-                next = oldest.map(|expires| Duration::from_millis(expires - now));
-                break;
-            }
-            log.drop_oldest();
-        }
-        // Nothing may be published for long: then nobody else gives the room back.
-        log.tidy();
-        next
-    }
-
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         let since = Instant::now().saturating_duration_since(self.epoch_start);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
@@ -405,51 +381,6 @@ impl Log {
             if self.topics.len() < self.topics.capacity() / 4 && self.topics.capacity() > 64 {
                 self.topics.shrink_to_fit();
             }
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        while let Some((topic, offset)) = self.order.pop_front() {
-            let mut ring = topic.ring_mut();
-            if ring.oldest().is_some_and(|oldest| oldest.offset == offset) {
-                if let Some(entry) = ring.pop() {
-                    self.entries -= 1;
-                    self.bytes -= entry.cost();
-                }
-                let is_empty = ring.len() == 0;
-                drop(ring);
-                if is_empty {
-                    self.bytes -= topic.cost();
-                    self.forget_if_idle(&topic);
-                }
-                return;
-            }
-        }
-    }
-
-    /// Keeps the list of all entries from filling with those that their topics have dropped.
-    fn tidy(&mut self) {
-        if self.order.len() > 2 * self.entries + 1024 {
-            self.order.retain(|(topic, offset)| {
-                let ring = topic.ring();
-                ring.oldest().is_some_and(|oldest| oldest.offset <= *offset)
-            });
-        }
-        if self.order.capacity() > 1024 && self.order.len() < self.order.capacity() / 4 {
-            let room = self.order.len() * 2;
-            self.order.shrink_to(room);
-        }
-    }
-
-    fn oldest_time(&mut self) -> Option<u64> {
-        loop {
-            let (topic, offset) = self.order.front()?;
-            let ring = topic.ring();
-            if let Some(oldest) = ring.oldest().filter(|oldest| oldest.offset == *offset) {
-                return Some(oldest.time);
-            }
-            drop(ring);
-            self.order.pop_front();
         }
     }
 }

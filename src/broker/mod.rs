@@ -50,6 +50,7 @@
 mod core;
 mod error;
 mod handshake;
+mod keeping;
 mod reading;
 mod resume;
 mod settings;
