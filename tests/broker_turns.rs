@@ -2,13 +2,13 @@
 
 use futures_util::{Stream, StreamExt, stream};
 use http::Request;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tower_sse::{
-    Broker, SseLayer,
+    Broker, Event, SseLayer,
     backplane::{
-        AppendError, AppendErrorKind, Backplane, BoxFuture, Read, ReadError, Record, RecordStream,
-        Start,
+        AppendError, AppendErrorKind, Backplane, BoxFuture, Memory, Read, ReadError, Record,
+        RecordStream, Start,
     },
     broker::{Epoch, Outcome, Position},
     test_util::connection_of,
@@ -80,4 +80,74 @@ async fn what_is_not_ours_is_passed_over_without_a_word() {
     }));
     // The place itself is one that was passed over, and so is the head.
     assert_eq!(resumes(&broker).await, Outcome::Exact);
+}
+
+/// A log in memory whose readers get no further than this offset.
+#[derive(Clone)]
+struct Slow {
+    memory: Memory,
+    allowed: watch::Sender<u64>,
+}
+
+impl Backplane for Slow {
+    fn append(&self, record: Record) -> BoxFuture<'_, Result<Position, AppendError>> {
+        self.memory.append(record)
+    }
+
+    fn read(&self, start: Start) -> BoxFuture<'_, Result<RecordStream, ReadError>> {
+        Box::pin(async move {
+            let records = self.memory.read(start).await?;
+            let allowed = self.allowed.subscribe();
+            let held_up = records.then(move |read| {
+                let mut allowed = allowed.clone();
+                async move {
+                    let offset = read.as_ref().map_or(0, |read| read.position().offset());
+                    allowed.wait_for(|most| *most >= offset).await.unwrap();
+                    read
+                }
+            });
+            Ok(Box::pin(held_up) as RecordStream)
+        })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>> {
+        self.memory.head()
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_to_a_node_that_starts_from_one_that_has_read_further_waits_for_it() {
+    let memory = Memory::new();
+    let other = Broker::new(memory.clone());
+    let publish = async |text: &str| other.publish("a", Event::message(text)).await.unwrap();
+    publish("1").await;
+    let allowed = watch::Sender::new(0);
+    let broker = Broker::new(Slow {
+        memory,
+        allowed: allowed.clone(),
+    });
+    let resume = async |place: Position| {
+        let request = Request::get("/").header("last-event-id", place.to_string());
+        let request = request.body(()).unwrap();
+        let (sse, events) = connection_of(&SseLayer::any_path(), request).await;
+        (broker.subscribe(&sse, "a").await.unwrap(), sse, events)
+    };
+    let unknown = Position::new(Epoch::new(7), 1, 1);
+    let first = resume(unknown).await;
+    // The window is open, up to the first record. The client has seen a later one elsewhere.
+    let place = publish("2").await;
+    publish("3").await;
+    let (second, _sse, mut events) = resume(place).await;
+    assert_eq!(second.outcome(), Outcome::Pending);
+    allowed.send_replace(1);
+    assert_eq!(first.0.decided().await, Outcome::Gap);
+    assert_eq!(second.outcome(), Outcome::Pending);
+    allowed.send_replace(3);
+    assert_eq!(second.decided().await, Outcome::Exact);
+    second.live();
+    while events.event().await.unwrap().data != "3" {}
+
+    // One that nobody has seen is not waited for for ever.
+    let bogus = Position::new(place.epoch(), 99, 1);
+    assert_eq!(resume(bogus).await.0.decided().await, Outcome::Gap);
 }

@@ -51,6 +51,7 @@ mod core;
 mod error;
 mod handshake;
 mod keeping;
+mod pending;
 mod reading;
 mod resume;
 mod settings;

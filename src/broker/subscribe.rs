@@ -256,6 +256,7 @@ impl Subscriber {
         cursors.undecided.push(Undecided {
             topics,
             from,
+            was_ahead: false,
             outcome: Arc::clone(&outcome),
         });
         log.undecided.push(Arc::clone(self));
@@ -285,6 +286,18 @@ impl Subscriber {
             cursors.begin(verdict, head, is_late);
         }
         verdict
+    }
+
+    /// Whether a place that waits is ahead of this one, in the same log. Found once only: then it
+    /// has to be told.
+    pub(super) fn is_found_ahead_of(&self, head: &Position) -> bool {
+        let mut is_ahead = false;
+        for one in &mut self.lock().undecided {
+            let place = one.from.filter(|it| it.epoch() == head.epoch());
+            let is_this = place.is_some_and(|it| it.offset() > head.offset());
+            is_ahead |= is_this && !std::mem::replace(&mut one.was_ahead, true);
+        }
+        is_ahead
     }
 
     /// The window has been read: places the subscriptions that waited for it.

@@ -83,6 +83,8 @@ pub(super) struct Cursor {
 pub(super) struct Undecided {
     pub(super) topics: Vec<Arc<Topic>>,
     pub(super) from: Option<Position>,
+    /// The place was ahead of this node already, when the window had been read.
+    pub(super) was_ahead: bool,
     pub(super) outcome: Arc<Mutex<Outcome>>,
 }
 
