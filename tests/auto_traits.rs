@@ -19,7 +19,7 @@ use tower_sse::{
     axum::SseRejection,
     backplane::{
         self, AppendError, AppendErrorKind, Memory, Read, Record, RecordStream, Start,
-        nats::{JetStream, JetStreamBuilder, JetStreamError, JetStreamErrorKind},
+        nats::{self, JetStream, JetStreamOptions},
         redis::{ConnectError, RedisOptions, RedisStreams},
     },
     broker::{
@@ -119,8 +119,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         TopicName,
         AppendErrorKind,
         JetStream,
-        JetStreamBuilder,
-        JetStreamErrorKind,
+        JetStreamOptions,
         Memory,
         Read,
         Record,
@@ -143,7 +142,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         BoxError,
         BrokerError,
         AppendError,
-        JetStreamError,
+        nats::ConnectError,
         backplane::ReadError,
         ConnectError,
     ];

@@ -40,9 +40,9 @@ mod nats {
 
     async fn log(retained: usize) -> Served {
         let server = NatsServer::start().await;
-        let builder = JetStream::builder().max_messages(retained as u64);
+        let options = server.options().window(retained);
         Served {
-            log: server.log_of(builder).await,
+            log: options.connect().await.unwrap(),
             _server: Arc::new(server),
         }
     }

@@ -198,7 +198,12 @@ async fn a_server_that_is_killed_under_load_loses_and_doubles_nothing() {
 async fn a_server_that_is_frozen_makes_appends_fail_in_time_and_nothing_else() {
     let server = NatsServer::start().await;
     let limit = Duration::from_secs(1);
-    let log = server.log_of(JetStream::builder().timeout(limit)).await;
+    let log = server
+        .options()
+        .append_timeout(limit)
+        .connect()
+        .await
+        .unwrap();
     let broker = Broker::new(log);
     let mut client = Client::subscribe(&broker, "a").await;
     publish(&broker, "a", "1").await;

@@ -16,7 +16,7 @@ use support::{
 use tokio::time::timeout;
 use tower_sse::{
     Broker, Event,
-    backplane::{AppendErrorKind, nats::JetStream},
+    backplane::AppendErrorKind,
     broker::{BrokerErrorKind, Outcome},
 };
 
@@ -156,7 +156,7 @@ async fn lines_that_no_broker_would_write_are_not_written_to_clients() {
 #[tokio::test]
 async fn records_above_the_bound_are_rejected_and_those_of_others_not_delivered() {
     let server = NatsServer::start().await;
-    let strict = server.log_of(JetStream::builder().max_record(100)).await;
+    let strict = server.options().max_record(100).connect().await.unwrap();
     let (strict, lax) = (Broker::new(strict), Broker::new(server.log().await));
     let mut client = Client::subscribe(&strict, "a").await;
     let long = "x".repeat(101);

@@ -15,7 +15,7 @@ use support::{
 use tokio::time::{Instant, sleep, timeout};
 use tower_sse::{
     Broker,
-    backplane::nats::JetStream,
+    backplane::nats::JetStreamOptions,
     broker::{Outcome, Position},
 };
 
@@ -31,14 +31,14 @@ struct Nodes {
 
 impl Nodes {
     async fn start() -> Self {
-        Self::with(JetStream::builder).await
+        Self::with(|options| options).await
     }
 
-    async fn with(builder: impl Fn() -> tower_sse::backplane::nats::JetStreamBuilder) -> Self {
+    async fn with(set: impl Fn(JetStreamOptions) -> JetStreamOptions) -> Self {
         let server = NatsServer::start().await;
         let nodes = [
-            Broker::new(server.log_of(builder()).await),
-            Broker::new(server.log_of(builder()).await),
+            Broker::new(set(server.options()).connect().await.unwrap()),
+            Broker::new(set(server.options()).connect().await.unwrap()),
         ];
         let mut clients = [
             Client::subscribe(&nodes[0], "a").await,
@@ -159,7 +159,7 @@ async fn a_stream_that_is_made_anew_by_somebody_else_is_told() {
 
 #[tokio::test]
 async fn a_stream_in_memory_is_lost_with_its_server_and_that_is_told() {
-    let mut all = Nodes::with(|| JetStream::builder().in_memory()).await;
+    let mut all = Nodes::with(JetStreamOptions::in_memory).await;
     let old = all.clients[0].place();
     all.server.restart().await;
     let all = all.are_told_and_go_on().await;
@@ -279,12 +279,10 @@ async fn a_stream_that_somebody_else_has_made_is_used_as_it_is() {
     let admin = server.admin().await;
     let created = admin.create_stream(config).await.unwrap();
     let config = created.cached_info().config.clone();
-    let builder = JetStream::builder()
-        .stream("theirs")
-        .subject("theirs.events");
+    let options = server.options().stream("theirs").subject("theirs.events");
     let nodes = [
-        Broker::new(server.log_of(builder.clone()).await),
-        Broker::new(server.log_of(builder).await),
+        Broker::new(options.clone().connect().await.unwrap()),
+        Broker::new(options.connect().await.unwrap()),
     ];
     let mut client = Client::subscribe(&nodes[0], "a").await;
     publish(&nodes[1], "a", "1").await;

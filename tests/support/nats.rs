@@ -17,7 +17,7 @@ use tokio::{
     net::TcpStream,
     time::sleep,
 };
-use tower_sse::backplane::nats::{JetStream, JetStreamBuilder};
+use tower_sse::backplane::nats::{JetStream, JetStreamOptions};
 
 use super::within;
 
@@ -66,11 +66,11 @@ impl NatsServer {
     }
 
     pub(crate) async fn log(&self) -> JetStream {
-        self.log_of(JetStream::builder()).await
+        self.options().connect().await.unwrap()
     }
 
-    pub(crate) async fn log_of(&self, builder: JetStreamBuilder) -> JetStream {
-        builder.connect(&self.url()).await.unwrap()
+    pub(crate) fn options(&self) -> JetStreamOptions {
+        JetStreamOptions::new(self.url())
     }
 
     /// A client that is none of the crate's.

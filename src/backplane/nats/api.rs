@@ -56,7 +56,7 @@ pub(super) async fn make(client: &Client, settings: &Settings) -> Result<(), Box
         "file"
     };
     // No server forgets a message while an append may still be repeated.
-    let knows_for = settings.timeout.max(Duration::from_millis(500)) * 2;
+    let knows_for = settings.append_timeout.max(Duration::from_millis(500)) * 2;
     let config = json!({
         "name": settings.stream,
         // The epoch lives with the log: it is in every copy of it, and in no later log.
@@ -66,7 +66,7 @@ pub(super) async fn make(client: &Client, settings: &Settings) -> Result<(), Box
         "discard": "old",
         "storage": storage,
         "num_replicas": settings.replicas,
-        "max_msgs": settings.max_messages,
+        "max_msgs": settings.window,
         "max_bytes": settings.max_bytes,
         "max_msgs_per_subject": -1,
         "max_msg_size": -1,

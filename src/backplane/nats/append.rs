@@ -37,12 +37,9 @@ struct Append<'a> {
 }
 
 pub(super) async fn append(log: &Log, record: &Record) -> Result<Position, AppendError> {
-    let len = record.lines().len();
-    if len > log.settings.max_record {
-        let why = format!(
-            "its lines have {len} bytes: {} are allowed",
-            log.settings.max_record
-        );
+    let (size, most) = (envelope::size(record), log.settings.max_record);
+    if size > most {
+        let why = format!("record has {size} bytes: the log takes at most {most}");
         return Err(AppendError::new(AppendErrorKind::Rejected, why));
     }
     if !log.is_up() {
@@ -57,7 +54,7 @@ pub(super) async fn append(log: &Log, record: &Record) -> Result<Position, Appen
         tag,
         sent: None,
     };
-    match timeout(log.settings.timeout, append.run()).await {
+    match timeout(log.settings.append_timeout, append.run()).await {
         Ok(result) => result,
         Err(late) => Err(append.failed(late)),
     }

@@ -4,59 +4,54 @@ use std::{error::Error, fmt};
 
 use crate::BoxError;
 
-/// A log was not set up.
+/// A log in JetStream was not set up: its URL, its name or its subject will not do.
+///
+/// A server that cannot be reached is no such error: see
+/// [`JetStream::connect`](super::JetStream::connect).
 #[derive(Debug)]
-pub struct JetStreamError {
-    kind: JetStreamErrorKind,
+pub struct ConnectError {
+    kind: Kind,
     source: Option<BoxError>,
 }
 
-/// What a [`JetStreamError`] is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum JetStreamErrorKind {
-    /// A URL is none of a NATS server.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
     Url,
-    /// The stream's name is empty, or has a space, a dot, a slash, `*` or `>`.
     Stream,
-    /// The subject is none, or one with wildcards.
     Subject,
-    /// The connection was not set up, though the server need not be there.
-    Connect,
+    Client,
 }
 
-impl JetStreamError {
-    pub(super) fn new(kind: JetStreamErrorKind, source: impl Into<BoxError>) -> Self {
+impl ConnectError {
+    pub(super) fn new(kind: Kind, source: impl Into<BoxError>) -> Self {
         Self {
             kind,
             source: Some(source.into()),
         }
     }
-
-    /// What the error is about.
-    pub fn kind(&self) -> JetStreamErrorKind {
-        self.kind
-    }
 }
 
-impl From<JetStreamErrorKind> for JetStreamError {
-    fn from(kind: JetStreamErrorKind) -> Self {
+impl From<Kind> for ConnectError {
+    fn from(kind: Kind) -> Self {
         Self { kind, source: None }
     }
 }
 
-impl fmt::Display for JetStreamError {
+impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            JetStreamErrorKind::Url => "not a URL of a NATS server",
-            JetStreamErrorKind::Stream => "not a name for a stream",
-            JetStreamErrorKind::Subject => "not a subject to publish to",
-            JetStreamErrorKind::Connect => "connection was not set up",
+            Kind::Url => "not the URL of a NATS server",
+            Kind::Stream => {
+                "name of the stream is empty or too long, or has a space, a dot, a slash or a \
+                 wildcard in it"
+            }
+            Kind::Subject => "not a subject that can be published to",
+            Kind::Client => "connection was not set up",
         })
     }
 }
 
-impl Error for JetStreamError {
+impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
     }

@@ -23,7 +23,7 @@ const HASHED: usize = 4096;
 /// What a message holds, and the tag by which it is known: never 0, and the same for all readers.
 pub(super) fn find(payload: &Bytes, max_record: usize) -> (u32, Found) {
     let (tag, found) = match envelope::decode(payload) {
-        Stored::Record { tag, record } if record.lines().len() > max_record => {
+        Stored::Record { tag, record } if payload.len() > max_record => {
             (tag, Found::Unreadable(Some(record.topic().clone())))
         }
         Stored::Record { tag, record } => (tag, Found::Record(record)),
@@ -46,9 +46,10 @@ mod tests {
     fn every_message_has_a_tag() {
         let record = Record::new("a".try_into().unwrap(), &b"data: x\n"[..]);
         let ours = Bytes::from(envelope::encode(7, &record));
-        assert_eq!(find(&ours, 8), (7, Found::Record(record)));
+        let size = ours.len();
+        assert_eq!(find(&ours, size), (7, Found::Record(record)));
         let topic = Some("a".try_into().unwrap());
-        assert_eq!(find(&ours, 7), (7, Found::Unreadable(topic)));
+        assert_eq!(find(&ours, size - 1), (7, Found::Unreadable(topic)));
 
         let others = ["", "x", "y"].map(|text| find(&text.into(), 8));
         for (tag, found) in &others {

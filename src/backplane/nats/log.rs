@@ -63,7 +63,7 @@ impl Log {
     pub(super) fn new(client: Client, link: Arc<Link>, settings: Settings) -> Self {
         // An append waits so long for an answer before it is repeated.
         let context = ContextBuilder::new()
-            .timeout(settings.timeout / 2)
+            .timeout(settings.append_timeout / 2)
             .build(client.clone());
         Self {
             link,

@@ -6,12 +6,11 @@
 //! offsets of the log; what it retains is what a node that starts reads first.
 //!
 //! ```no_run
-//! use tower_sse::{Broker, backplane::nats::JetStream};
+//! use tower_sse::{Broker, Event, backplane::nats::JetStream};
 //!
-//! # async fn example() -> Result<(), tower_sse::backplane::nats::JetStreamError> {
-//! let log = JetStream::connect("nats://127.0.0.1:4222").await?;
-//! let broker = Broker::new(log.clone());
-//! assert!(log.is_connected());
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = Broker::new(JetStream::connect("nats://127.0.0.1").await?);
+//! broker.publish("orders", Event::message("placed")).await?; // reaches all nodes
 //! # Ok(())
 //! # }
 //! ```
@@ -26,13 +25,13 @@
 //!
 //! # When the server cannot be reached
 //!
-//! A service starts without it: [`connect`](JetStreamBuilder::connect) waits for it for at most a
+//! A service starts without it: [`connect`](JetStreamOptions::connect) waits for it for at most a
 //! second. Event streams open, and wait; an append fails at once as
 //! [`NotSent`](super::AppendErrorKind::NotSent). The connection is tried again for as long as there
 //! is a handle, at most a second apart, with jitter. Then reading goes on where it was.
 //!
 //! An append that was on its way when the connection broke is repeated, once the server is there
-//! again within its [timeout](JetStreamBuilder::timeout): each carries an id by which the server
+//! again within its [time](JetStreamOptions::append_timeout): each carries an id by which the server
 //! drops what it has already. After the timeout it fails as
 //! [`MaybeSent`](super::AppendErrorKind::MaybeSent).
 //!
@@ -46,7 +45,7 @@
 //! # What others write
 //!
 //! Messages that no broker has written are skipped. Those of a later version of this crate, damaged
-//! ones, and ones above the [bound](JetStreamBuilder::max_record) are told as
+//! ones, and ones above the [bound](JetStreamOptions::max_record) are told as
 //! [`Read::Unreadable`](super::Read::Unreadable). [`skipped`](JetStream::skipped) counts both.
 
 mod api;
@@ -59,8 +58,8 @@ mod options;
 mod reader;
 mod session;
 
-pub use error::{JetStreamError, JetStreamErrorKind};
-pub use options::JetStreamBuilder;
+pub use error::ConnectError;
+pub use options::JetStreamOptions;
 
 use std::{
     fmt,
@@ -83,23 +82,24 @@ pub struct JetStream {
 }
 
 impl JetStream {
-    /// A log on the server at this URL, or on one of a cluster at several, separated by commas;
-    /// with the defaults of [`builder`](Self::builder).
+    /// The log in the stream `tower-sse` of the server at this URL; [`JetStreamOptions`] sets more.
+    ///
+    /// The server need not be there: it is waited for for a second, then connected to in the
+    /// background, and again whenever it was lost. Until then streams open, and publishing fails.
     ///
     /// # Errors
     ///
-    /// If the URL is not one. That the server cannot be reached is no error.
+    /// If the URL is none that a NATS server is known by.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped before it is ready, there is no connection.
-    pub async fn connect(urls: &str) -> Result<Self, JetStreamError> {
-        Self::builder().connect(urls).await
-    }
-
-    /// Sets up a log.
-    pub fn builder() -> JetStreamBuilder {
-        JetStreamBuilder::default()
+    ///
+    /// # Panics
+    ///
+    /// If there is no Tokio runtime.
+    pub async fn connect(urls: impl Into<String>) -> Result<Self, ConnectError> {
+        JetStreamOptions::new(urls).connect().await
     }
 
     /// Whether there is a connection to the server now.

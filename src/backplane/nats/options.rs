@@ -7,16 +7,13 @@ use tokio::time::timeout;
 
 use super::{
     JetStream,
-    error::{JetStreamError, JetStreamErrorKind},
+    error::{ConnectError, Kind},
     link::Link,
     log::Log,
 };
 
 /// How long a log that is set up waits for its server.
 const FIRST_CONNECT: Duration = Duration::from_secs(1);
-
-/// How long a connection may take, with its first words.
-const CONNECT: Duration = Duration::from_secs(3);
 
 /// How often a silent server is asked for a sign of life. After three without one it counts as gone.
 const PING: Duration = Duration::from_secs(2);
@@ -30,26 +27,28 @@ const PING: Duration = Duration::from_secs(2);
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// use tower_sse::backplane::nats::JetStream;
+/// use tower_sse::{Broker, backplane::nats::JetStreamOptions};
 ///
-/// # async fn example() -> Result<(), tower_sse::backplane::nats::JetStreamError> {
-/// let log = JetStream::builder()
-///     .stream("shop-events")
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let log = JetStreamOptions::new("nats://one.example,nats://two.example")
+///     .stream("orders")
 ///     .replicas(3)
-///     .max_messages(200_000)
-///     .timeout(Duration::from_secs(2))
-///     .connect("nats://one.example:4222,nats://two.example:4222")
+///     .append_timeout(Duration::from_secs(2))
+///     .connect()
 ///     .await?;
+/// let broker = Broker::new(log);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
-#[must_use = "a builder does nothing until it connects"]
-pub struct JetStreamBuilder {
+#[must_use = "options do nothing until they connect"]
+pub struct JetStreamOptions {
+    urls: String,
     settings: Settings,
     credentials: Option<Credentials>,
     root_certificates: Vec<PathBuf>,
     client_certificate: Option<(PathBuf, PathBuf)>,
+    connect_timeout: Duration,
 }
 
 #[derive(Clone)]
@@ -64,33 +63,35 @@ pub(super) struct Settings {
     pub(super) subject: Option<String>,
     pub(super) is_in_memory: bool,
     pub(super) replicas: usize,
-    pub(super) max_messages: u64,
+    pub(super) window: usize,
     pub(super) max_bytes: u64,
     pub(super) max_record: usize,
-    pub(super) timeout: Duration,
+    pub(super) append_timeout: Duration,
 }
 
-impl Default for JetStreamBuilder {
-    fn default() -> Self {
+impl JetStreamOptions {
+    /// The options for the server at this URL, `nats://[user[:password]@]host[:port]` or `tls://…`;
+    /// or for a cluster, with the URLs of several of its servers, separated by commas.
+    pub fn new(urls: impl Into<String>) -> Self {
         Self {
+            urls: urls.into(),
             settings: Settings {
                 stream: "tower-sse".to_owned(),
                 subject: None,
                 is_in_memory: false,
                 replicas: 1,
-                max_messages: 1 << 16,
+                window: 1 << 16,
                 max_bytes: 64 << 20,
                 max_record: 1 << 20,
-                timeout: Duration::from_secs(5),
+                append_timeout: Duration::from_secs(5),
             },
             credentials: None,
             root_certificates: Vec::new(),
             client_certificate: None,
+            connect_timeout: Duration::from_secs(2),
         }
     }
-}
 
-impl JetStreamBuilder {
     /// Names the stream: `tower-sse` by default. Brokers that are to be one name the same.
     pub fn stream(mut self, name: impl Into<String>) -> Self {
         self.settings.stream = name.into();
@@ -117,32 +118,39 @@ impl JetStreamBuilder {
         self
     }
 
-    /// Retains this many messages, at least one: 65,536 by default. The oldest go first. A node that
-    /// starts reads them all.
-    pub fn max_messages(mut self, messages: u64) -> Self {
-        self.settings.max_messages = messages.max(1);
+    /// Sets how many records the log keeps, for nodes that start and for those that were cut off:
+    /// 65,536 by default, at least one. What others write into the stream counts too.
+    pub fn window(mut self, records: usize) -> Self {
+        self.settings.window = records.max(1);
         self
     }
 
-    /// Retains this many bytes: 64 MiB by default. A message counts with its headers. The server
-    /// sets so much room aside, and makes no stream if it has less.
+    /// Sets how many bytes the log keeps: 64 MiB by default. A record counts with its headers. The
+    /// server sets so much room aside, and makes no stream if it has less.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.settings.max_bytes = bytes.max(1);
         self
     }
 
-    /// Bounds the lines of one event, in bytes: 1 MiB by default. A longer one is rejected when it
-    /// is appended, and skipped when it is read. The server's own bound, `max_payload`, counts for
-    /// the whole message and is 1 MiB by default too.
+    /// Sets how many bytes a record may have, with its topic's name and 10 bytes more: 1 MiB by
+    /// default. A larger one is rejected when it is published, and skipped when it is read. The
+    /// server has a bound of its own, `max_payload`, which is 1 MiB by default too.
     pub fn max_record(mut self, bytes: usize) -> Self {
         self.settings.max_record = bytes;
         self
     }
 
-    /// Sets how long an append may take, with its repetitions: 5 seconds by default. The server is
-    /// told to know the messages of twice that time again.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.settings.timeout = timeout;
+    /// Sets how long an append may take: 5 seconds by default. Meanwhile it is repeated where a
+    /// connection breaks, without being carried out twice: the server knows the records of twice
+    /// that time again.
+    pub fn append_timeout(mut self, time: Duration) -> Self {
+        self.settings.append_timeout = time;
+        self
+    }
+
+    /// Sets how long it may take to connect: 2 seconds by default.
+    pub fn connect_timeout(mut self, time: Duration) -> Self {
+        self.connect_timeout = time;
         self
     }
 
@@ -175,9 +183,7 @@ impl JetStreamBuilder {
         self
     }
 
-    /// Connects to the server at this URL (`nats://` or `tls://`), or to one of a cluster at several,
-    /// separated by commas. Waits for at most a second: if the server is not there by then, it is
-    /// tried again in the background for as long as there is a handle.
+    /// Connects, as [`JetStream::connect`] does.
     ///
     /// # Errors
     ///
@@ -186,16 +192,20 @@ impl JetStreamBuilder {
     /// # Cancel safety
     ///
     /// If the future is dropped before it is ready, there is no connection.
-    pub async fn connect(self, urls: &str) -> Result<JetStream, JetStreamError> {
+    ///
+    /// # Panics
+    ///
+    /// If there is no Tokio runtime.
+    pub async fn connect(self) -> Result<JetStream, ConnectError> {
         let Self { settings, .. } = &self;
         if !is_name(&settings.stream) {
-            return Err(JetStreamErrorKind::Stream.into());
+            return Err(Kind::Stream.into());
         }
         let subject = settings.subject.as_ref().unwrap_or(&settings.stream);
         if !is_subject(subject) {
-            return Err(JetStreamErrorKind::Subject.into());
+            return Err(Kind::Subject.into());
         }
-        let servers = urls.split(',').map(|url| server(url.trim()));
+        let servers = self.urls.split(',').map(|url| server(url.trim()));
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
 
         let link = Arc::new(Link::default());
@@ -203,27 +213,25 @@ impl JetStreamBuilder {
         let client = Link::options(&link, options)
             .connect(servers)
             .await
-            .map_err(|error| JetStreamError::new(JetStreamErrorKind::Connect, error))?;
+            .map_err(|error| ConnectError::new(Kind::Client, error))?;
         let log = Log::new(client, link, self.settings);
         // Later is no error.
         let _ = timeout(FIRST_CONNECT, log.connected()).await;
         Ok(JetStream { log: Arc::new(log) })
     }
 
-    fn options(&self, servers: &[ServerAddr]) -> Result<ConnectOptions, JetStreamError> {
+    fn options(&self, servers: &[ServerAddr]) -> Result<ConnectOptions, ConnectError> {
         let mut options = ConnectOptions::new()
             .name("tower-sse")
             .retry_on_initial_connect()
-            .connection_timeout(CONNECT)
+            .connection_timeout(self.connect_timeout)
             .ping_interval(PING);
         let in_url = servers.iter().find_map(|server| {
             let user = decoded(server.username()?);
             let password = server.password().and_then(decoded).unwrap_or_default();
             Some(user.map(|user| Credentials::User(user, password)))
         });
-        let in_url = in_url
-            .map(|it| it.ok_or(JetStreamErrorKind::Url))
-            .transpose()?;
+        let in_url = in_url.map(|it| it.ok_or(Kind::Url)).transpose()?;
         match self.credentials.clone().or(in_url) {
             Some(Credentials::User(user, password)) => {
                 options = options.user_and_password(user, password);
@@ -247,22 +255,22 @@ impl Settings {
     }
 }
 
-/// Without the credentials, nor the names of the files that may tell of them.
-impl fmt::Debug for JetStreamBuilder {
+/// Without the URLs and the credentials, which may have a password in them.
+impl fmt::Debug for JetStreamOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JetStreamBuilder")
+        f.debug_struct("JetStreamOptions")
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
 
-fn server(url: &str) -> Result<ServerAddr, JetStreamError> {
+fn server(url: &str) -> Result<ServerAddr, ConnectError> {
     let server: ServerAddr = url
         .parse()
-        .map_err(|error| JetStreamError::new(JetStreamErrorKind::Url, error))?;
+        .map_err(|error| ConnectError::new(Kind::Url, error))?;
     // The client takes those of web sockets too, and then cannot connect.
     if server.host().is_empty() || !["nats", "tls"].contains(&server.scheme()) {
-        return Err(JetStreamErrorKind::Url.into());
+        return Err(Kind::Url.into());
     }
     Ok(server)
 }
@@ -340,8 +348,8 @@ mod tests {
     }
 
     #[test]
-    fn a_builder_does_not_show_its_credentials() {
-        let builder = JetStreamBuilder::default().user_and_password("me", "secret");
-        assert!(!format!("{builder:?}").contains("secret"));
+    fn options_do_not_show_their_credentials() {
+        let options = JetStreamOptions::new("nats://me:secret@a").token("secret");
+        assert!(!format!("{options:?}").contains("secret"));
     }
 }
