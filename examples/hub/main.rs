@@ -13,7 +13,7 @@
 //! `--listen ADDR` sets the address, 127.0.0.1:3000 without it; `--history N` how many events of
 //! each topic are kept for those who come back, 1000 without it. With `--redis URL` all hubs that
 //! name the same Redis server are one: what is published on one reaches the streams of all, and a
-//! client may come back to any.
+//! client may come back to any. So it is with `--nats URL` and a NATS server with JetStream.
 //!
 //! Whoever reaches the server may do all this. A program with users looks first who asks.
 
@@ -30,14 +30,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_sse::{
-    Broker, Connections, Event, SseConnection, SseLayer, backplane::redis::RedisStreams,
+    Broker, Connections, Event, SseConnection, SseLayer,
+    backplane::{nats::JetStream, redis::RedisStreams},
     broker::History,
 };
 
 /// The longest body that is published.
 const MAX_BODY: usize = 64 * 1024;
 
-const USAGE: &str = "usage: hub [--listen ADDR] [--history N] [--redis URL]";
+const USAGE: &str = "usage: hub [--listen ADDR] [--history N] [--redis URL | --nats URL]";
 
 #[derive(Clone)]
 struct Hub {
@@ -50,6 +51,7 @@ struct Hub {
 #[derive(Debug, PartialEq)]
 enum Log {
     Memory,
+    Nats(String),
     Redis(String),
 }
 
@@ -58,6 +60,7 @@ impl Log {
         let builder = Broker::builder().history(History::default().events(history));
         Ok(match self {
             Self::Memory => builder.in_memory(),
+            Self::Nats(url) => builder.build(JetStream::connect(url).await?),
             Self::Redis(url) => builder.build(RedisStreams::connect(url).await?),
         })
     }
@@ -205,8 +208,9 @@ impl Options {
                     options.history =
                         history.ok_or_else(|| format!("{value} is no number from 1 on"))?;
                 }
+                ("--nats", Some(url)) => options.log = Log::Nats(url.to_owned()),
                 ("--redis", Some(url)) => options.log = Log::Redis(url.to_owned()),
-                ("--listen" | "--history" | "--redis", None) => {
+                ("--listen" | "--history" | "--nats" | "--redis", None) => {
                     return Err(format!("{name} needs a value; {USAGE}"));
                 }
                 _ => return Err(format!("{name} is unknown; {USAGE}")),

@@ -10,6 +10,8 @@ use tower_sse::{
 
 use super::*;
 
+#[path = "../../tests/support/nats.rs"]
+mod nats_server;
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 
@@ -271,9 +273,14 @@ fn the_command_line_is_read_or_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn two_hubs_that_share_a_log_are_one() -> TestResult {
-    let server = redis_server::RedisServer::start().await;
-    let args = ["--redis".to_owned(), server.url()];
+async fn hubs_on_one_server_are_one() -> TestResult {
+    let redis = redis_server::RedisServer::start().await;
+    are_one(["--redis".to_owned(), redis.url()]).await?;
+    let nats = nats_server::NatsServer::start().await;
+    are_one(["--nats".to_owned(), nats.url()]).await
+}
+
+async fn are_one(args: [String; 2]) -> TestResult {
     let options = Options::parse(args.into_iter())?;
     let mut hubs = Vec::new();
     for _ in 0..2 {

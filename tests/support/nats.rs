@@ -94,13 +94,18 @@ impl NatsServer {
         );
         fs::write(&config, text).unwrap();
         let log = fs::File::create(self.folder.join("log")).unwrap();
-        let process = Command::new("nats-server")
-            .arg("-c")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
+        // Debian has servers where a user's path may not look.
+        let programs = ["nats-server", "/usr/sbin/nats-server"];
+        let start = |program| {
+            Command::new(program)
+                .arg("-c")
+                .arg(&config)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log.try_clone().unwrap())
+                .spawn()
+        };
+        let process = programs.into_iter().find_map(|program| start(program).ok());
         self.process = Some(process.expect(MISSING));
         let answers = async {
             while self.try_monitor("/healthz").await.is_none() {
