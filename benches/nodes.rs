@@ -8,6 +8,8 @@
 
 #[path = "support/goals.rs"]
 mod goals;
+#[path = "../tests/support/nats.rs"]
+mod nats_server;
 #[path = "../tests/support/redis.rs"]
 mod redis_server;
 
@@ -29,20 +31,23 @@ use tower_sse::{
 };
 
 use goals::{Wanted, goal};
+use nats_server::NatsServer;
 use redis_server::RedisServer;
 
 const SUBSCRIBERS: usize = 5_000;
 
 /// A server, and how nodes come to share a log on it.
 enum Engine {
+    Nats(NatsServer),
     Redis(RedisServer),
 }
 
 impl Engine {
-    const NAMES: [&str; 1] = ["redis"];
+    const NAMES: [&str; 2] = ["redis", "nats"];
 
     async fn start(name: &str) -> Self {
         match name {
+            "nats" => Self::Nats(NatsServer::start().await),
             "redis" => Self::Redis(RedisServer::start().await),
             _ => panic!("no such server: {name}"),
         }
@@ -51,6 +56,7 @@ impl Engine {
     /// How many events a second are wanted.
     fn wanted_rate(&self) -> f64 {
         match self {
+            Self::Nats(_) => 25_000.0,
             Self::Redis(_) => 40_000.0,
         }
     }
@@ -60,6 +66,7 @@ impl Engine {
         let history = History::default().events(1 << 20).bytes(1 << 30);
         let broker = Broker::builder().history(history).max_bytes(1 << 30);
         match self {
+            Self::Nats(server) => broker.build(server.log().await),
             Self::Redis(server) => {
                 let log = RedisStreams::connect(server.url()).await;
                 broker.build(log.expect("a URL"))
@@ -67,9 +74,17 @@ impl Engine {
         }
     }
 
-    /// How many connections of nodes wait for records, and how many there were ever.
+    /// How many connections, or consumers, of nodes wait for records, and how many connections there
+    /// were ever.
     async fn connections(&self) -> (usize, u64) {
         match self {
+            Self::Nats(server) => {
+                let (clients, consumers) = server.clients_and_consumers().await;
+                (
+                    clients.max(consumers) as usize,
+                    server.connections_ever().await,
+                )
+            }
             Self::Redis(server) => {
                 let clients: String = server.query(&["CLIENT", "LIST"]).await;
                 let readers = clients

@@ -1,5 +1,7 @@
 //! NATS servers with JetStream, on ports of their own, which end with the test.
 
+#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
+
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
@@ -15,11 +17,9 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tower_sse::backplane::nats::{JetStream, JetStreamOptions};
-
-use super::within;
 
 /// A server with a folder of its own. It is killed when this is dropped.
 pub(crate) struct NatsServer {
@@ -29,6 +29,9 @@ pub(crate) struct NatsServer {
     monitor: u16,
     max_payload: usize,
 }
+
+/// How long a server may take to start: generous, because machines are busy.
+const LIMIT: Duration = Duration::from_secs(20);
 
 const MISSING: &str = "nats-server cannot be started: install it, `apt-get install nats-server`";
 
@@ -117,7 +120,9 @@ impl NatsServer {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        within("the NATS server", answers).await;
+        timeout(LIMIT, answers)
+            .await
+            .expect("the NATS server answers");
     }
 
     /// Ends it as a crash would.
@@ -166,6 +171,12 @@ impl NatsServer {
             number(&connections["num_connections"]),
             number(&streams["consumers"]),
         )
+    }
+
+    /// How many clients have connected ever.
+    pub(crate) async fn connections_ever(&self) -> u64 {
+        let figures = self.try_monitor("/varz").await.unwrap();
+        figures["total_connections"].as_u64().unwrap()
     }
 
     async fn try_monitor(&self, path: &str) -> Option<Value> {
