@@ -85,7 +85,7 @@
 //!   [`Connections::close_where`] closes them.
 //! - Reach beyond its process: [`Connections`] knows the streams that were opened here, and a log in
 //!   memory ends with its process. One that many share goes behind
-//!   [`Backplane`](backplane::Backplane), as that in Redis does.
+//!   [`Backplane`](backplane::Backplane), as those in Redis and JetStream do.
 //! - Keep what is sent to a connection directly, without a topic, for a client that comes back.
 //! - CORS, authentication, compression: other layers do, and work with this one.
 

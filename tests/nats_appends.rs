@@ -178,3 +178,21 @@ async fn what_cannot_be_a_log_is_an_error_at_once() {
         refused(options().subject(subject), "subject").await;
     }
 }
+
+#[tokio::test]
+async fn whoever_does_not_sign_in_gets_the_cause_with_the_error() {
+    let mut server = NatsServer::stopped();
+    server.more = r#"authorization { user: me, password: "p@ss" }"#;
+    server.restart().await;
+    let strangers = server.options().user_and_password("me", "wrong");
+    let broker = Broker::new(strangers.connect().await.unwrap());
+    let error = broker.publish("a", Event::message("1")).await.unwrap_err();
+    let kind = BrokerErrorKind::Append(AppendErrorKind::NotSent);
+    assert_eq!(error.kind(), kind);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("authorization"), "{cause}");
+
+    let url = server.url().replace("//", "//me:p%40ss@");
+    let broker = Broker::new(JetStream::connect(url).await.unwrap());
+    publish(&broker, "a", "1").await;
+}

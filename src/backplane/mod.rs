@@ -4,8 +4,8 @@
 //! one reader for each node feeds its broker, in order, with the node's own events too. All that
 //! concerns topics, replay and gaps then happens once, in the broker.
 //!
-//! [`Memory`] is the log of one process. With the feature `redis`, `redis::RedisStreams` is one that
-//! many share.
+//! [`Memory`] is the log of one process. With the features `redis` and `nats`,
+//! `redis::RedisStreams` and `nats::JetStream` are such that many share.
 
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod envelope;

@@ -28,6 +28,8 @@ pub(crate) struct NatsServer {
     port: u16,
     monitor: u16,
     max_payload: usize,
+    /// More of its configuration.
+    pub(crate) more: &'static str,
 }
 
 /// How long a server may take to start: generous, because machines are busy.
@@ -61,6 +63,7 @@ impl NatsServer {
             port,
             monitor,
             max_payload: 1 << 20,
+            more: "",
         }
     }
 
@@ -92,8 +95,8 @@ impl NatsServer {
         self.kill();
         let config = self.folder.join("config");
         let text = format!(
-            "listen: 127.0.0.1:{}\nhttp: 127.0.0.1:{}\nmax_payload: {}\njetstream {{ store_dir: {:?} }}\n",
-            self.port, self.monitor, self.max_payload, self.folder
+            "listen: 127.0.0.1:{}\nhttp: 127.0.0.1:{}\nmax_payload: {}\njetstream {{ store_dir: {:?} }}\n{}\n",
+            self.port, self.monitor, self.max_payload, self.folder, self.more
         );
         fs::write(&config, text).unwrap();
         let log = fs::File::create(self.folder.join("log")).unwrap();

@@ -43,7 +43,7 @@ pub(super) async fn append(log: &Log, record: &Record) -> Result<Position, Appen
         return Err(AppendError::new(AppendErrorKind::Rejected, why));
     }
     if !log.is_up() {
-        let why = "there is no connection to the server";
+        let why = log.link.why_down();
         return Err(AppendError::new(AppendErrorKind::NotSent, why));
     }
     let tag = fastrand::u32(1..);

@@ -3,7 +3,7 @@
 use std::{
     future::ready,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,8 @@ pub(super) struct Link {
     up: watch::Sender<bool>,
     /// How often it was broken: what was known of the server before need not hold after.
     breaks: AtomicU64,
+    /// Guards what the client has said last of a connection that does not come about.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Default for Link {
@@ -28,6 +30,7 @@ impl Default for Link {
         Self {
             up: watch::Sender::new(false),
             breaks: AtomicU64::new(0),
+            trouble: Mutex::new(None),
         }
     }
 }
@@ -54,8 +57,10 @@ impl Link {
     fn tell(&self, event: &Event) {
         match event {
             Event::Connected => {
+                *self.trouble() = None;
                 self.up.send_replace(true);
             }
+            Event::ClientError(error) => *self.trouble() = Some(error.to_string()),
             Event::Disconnected | Event::Closed => {
                 self.breaks.fetch_add(1, Ordering::AcqRel);
                 self.up.send_replace(false);
@@ -66,6 +71,17 @@ impl Link {
 
     pub(super) fn is_up(&self) -> bool {
         *self.up.borrow()
+    }
+
+    /// Why there is no connection.
+    pub(super) fn why_down(&self) -> String {
+        let trouble = self.trouble();
+        let cause = trouble.as_deref().unwrap_or("it is broken");
+        format!("there is no connection to the server: {cause}")
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<bool> {

@@ -23,6 +23,12 @@
 //! stream, so that a stream that was purged, deleted or made anew is noticed while nothing is
 //! published.
 //!
+//! The user needs the questions `$JS.API.STREAM.INFO`, `CREATE` and `MSG.GET`, and
+//! `$JS.API.CONSUMER.CREATE` and `MSG.NEXT`, for the stream; the subject; and `_INBOX.>`.
+//!
+//! A connection with TLS is made with rustls. A program that holds more than one cryptographic
+//! provider for it has to install one of them as the default first, as with any user of rustls.
+//!
 //! # When the server cannot be reached
 //!
 //! A service starts without it: [`connect`](JetStreamOptions::connect) waits for it for at most a
