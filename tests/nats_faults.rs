@@ -128,9 +128,11 @@ async fn a_server_that_is_killed_under_load_loses_and_doubles_nothing() {
     // Room for what comes while a client of a busy machine is not read.
     let history = History::default().events(100_000).bytes(64 << 20);
     let node = Broker::builder().history(history);
+    // A busy machine may take long to start the server.
+    let options = server.options().append_timeout(Duration::from_secs(20));
     let nodes = [
-        node.clone().build(server.log().await),
-        node.build(server.log().await),
+        node.clone().build(options.clone().connect().await.unwrap()),
+        node.build(options.connect().await.unwrap()),
     ];
     let acknowledged = Acknowledged::default();
     let mut clients = Vec::new();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_nats::jetstream::{self, stream};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -153,16 +153,17 @@ impl NatsServer {
     }
 
     pub(crate) fn freeze(&self) {
-        self.signal(Signal::STOP);
+        kill_process(self.pid(), Signal::STOP).unwrap();
+        // Its threads stop one after the other.
+        waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap();
     }
 
     pub(crate) fn thaw(&self) {
-        self.signal(Signal::CONT);
+        kill_process(self.pid(), Signal::CONT).unwrap();
     }
 
-    fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().unwrap();
-        kill_process(Pid::from_child(process), signal).unwrap();
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.process.as_ref().unwrap())
     }
 
     /// How many clients are connected, and how many consumers there are.
