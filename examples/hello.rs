@@ -17,8 +17,11 @@ use axum::{
     response::Html,
     routing::{get, post},
 };
-use tokio::{net::TcpListener, time::interval};
-use tower_sse::{Connections, Event, SseConnection, SseLayer};
+use tokio::time::interval;
+use tower_sse::{
+    Connections, Event, SseConnection, SseLayer,
+    serve::{self, TcpListener},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -33,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("cannot listen on port {port}: {error}"))?;
 
     println!("Open http://{}", listener.local_addr()?);
-    axum::serve(listener, app()).await?;
+    serve::serve(listener, app()).await?;
     Ok(())
 }
 

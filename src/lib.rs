@@ -72,6 +72,7 @@
 //! | feature | what it adds |
 //! | --- | --- |
 //! | `axum` | [`SseConnection`] as an axum extractor, and the crate's errors as axum responses |
+//! | `nats` | `backplane::nats`: a log in NATS JetStream, for many nodes; it needs Rust 1.89 |
 //! | `redis` | `backplane::redis`: a log in Redis Streams, for many nodes; it needs Rust 1.88 |
 //! | `metrics` | `metrics`: the figures of connections and brokers, for the `metrics` facade |
 //! | `serve` | `serve`: a server whose event streams take the least of a machine |
@@ -92,7 +93,8 @@
 //! - Close the socket of a client that has stopped reading: its connection ends, but the socket is
 //!   the server's, and stays until the client leaves or the server's own timeouts act.
 //! - Reach beyond its process: [`Connections`] knows the streams that were opened here, and a log in
-//!   memory ends with its process. Other logs go behind [`Backplane`](backplane::Backplane).
+//!   memory ends with its process. One that many share goes behind
+//!   [`Backplane`](backplane::Backplane), as those in Redis and JetStream do.
 //! - Keep what is sent to a connection directly, without a topic, for a client that comes back.
 //! - CORS, authentication, compression: other layers do, and work with this one.
 

@@ -17,7 +17,11 @@ use http_body_util::{Empty, combinators::UnsyncBoxBody};
 use tower_sse::{
     BoxError, Broker, BrokerError, CloseReason, Connections, Error, Event, SseConnection, SseLayer,
     axum::SseRejection,
-    backplane::{self, AppendError, AppendErrorKind, Memory, Read, Record, RecordStream, Start},
+    backplane::{
+        self, AppendError, AppendErrorKind, Memory, Read, Record, RecordStream, Start,
+        nats::{self, JetStream, JetStreamOptions},
+        redis::{ConnectError, RedisOptions, RedisStreams},
+    },
     broker::{
         BrokerBuilder, BrokerErrorKind, BrokerStats, Epoch, History, Outcome, Position, Resume,
         SlowConsumer, Subscribe, TopicError, TopicName,
@@ -124,10 +128,14 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         TopicError,
         TopicName,
         AppendErrorKind,
+        JetStream,
+        JetStreamOptions,
         Memory,
         Read,
         Record,
         Start,
+        RedisOptions,
+        RedisStreams,
     ];
     for (name, traits) in handles.into_iter().chain(values).chain(of_topics) {
         assert_eq!(traits, all, "{name}");
@@ -145,7 +153,9 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         BoxError,
         BrokerError,
         AppendError,
+        nats::ConnectError,
         backplane::ReadError,
+        ConnectError,
     ];
     let of_servers = traits![TcpListener, Handshaking<(), ()>];
     for (name, traits) in errors.into_iter().chain(traits![Drain]).chain(of_servers) {

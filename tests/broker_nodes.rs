@@ -234,6 +234,19 @@ async fn a_pending_subscription_that_is_live_already_goes_on_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pending_subscription_that_is_live_already_is_given_its_place() {
+    let remote = Remote::new(&Memory::new());
+    remote.set_answers(false);
+    let broker = Broker::new(remote.clone());
+    let (sse, mut events) = connect(None).await;
+    broker.subscribe(&sse, "a").await.unwrap().live();
+    assert_eq!(events.event().await.unwrap().event_type, "welcome");
+    remote.set_answers(true);
+    assert_eq!(next(&mut events, 1).await, ["position:{}"]);
+    assert!(Position::parse(events.last_event_id().as_bytes()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_log_that_was_out_of_reach_comes_back_without_gap_or_duplicate() {
     let log = Memory::new();
     let remote = Remote::new(&log);

@@ -147,7 +147,7 @@ async fn a_running_handler_is_told_and_may_send_and_finish() {
     let reading = reader(&layer).await.unwrap();
     reading.assert_clean();
     assert_eq!(reading.texts(), ["message: working", "message: finished"]);
-    assert_eq!(reading.retries, []);
+    assert!(reading.retries.is_empty());
     assert_eq!(layer.connections().stats().closed(CloseReason::Lifetime), 1);
 }
 

@@ -14,6 +14,9 @@ install_programs() {
     local missing=() as_root=()
     command -v curl >/dev/null || missing+=(curl) # a client that the tests did not write
     command -v cc >/dev/null || missing+=(build-essential) # Rust links with it
+    command -v redis-server >/dev/null || missing+=(redis-server) # the log of several nodes
+    # So is this, which Debian has where a user's path may not look.
+    PATH="$PATH:/usr/sbin" command -v nats-server >/dev/null || missing+=(nats-server)
     if ((${#missing[@]} == 0)); then
         return
     fi

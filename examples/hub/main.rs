@@ -16,6 +16,7 @@
 //! | --- | --- | --- |
 //! | `--listen ADDR` | the address | 127.0.0.1:3000 |
 //! | `--history N` | how many events of each topic are kept for those who come back | 1000 |
+//! | `--redis URL`, `--nats URL` | the server that has the log, for several hubs | memory |
 //! | `--max N` | how many streams there may be | 10000 |
 //! | `--max-per-address N` | how many streams one address may have | 1000 |
 //! | `--lifetime SECONDS` | when a stream ends, for its client to come back | 3600 |
@@ -24,6 +25,9 @@
 //!
 //! On Ctrl-C or SIGTERM the hub ends its streams, and their clients come back to the next hub that
 //! listens there. On a second one it ends at once.
+//!
+//! All hubs that name the same Redis server, or the same NATS server with JetStream, are one: what is
+//! published on one reaches the streams of all, and a client may come back to any.
 //!
 //! Whoever reaches the server may do all this. A program with users looks first who asks.
 
@@ -39,7 +43,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State, rejection::StringRejection},
+    extract::{DefaultBodyLimit, Path, Query, State, rejection::StringRejection},
     http::{StatusCode, header::CONTENT_TYPE, request},
     response::{Html, IntoResponse, Result},
     routing::{delete, get, post},
@@ -47,12 +51,16 @@ use axum::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tower_sse::{Broker, Connections, Event, SseConnection, SseLayer, broker::History};
+use tower_sse::{
+    Broker, Connections, Event, SseConnection, SseLayer,
+    backplane::{nats::JetStream, redis::RedisStreams},
+    broker::History,
+    serve::{PeerAddr, TcpListener},
+};
 
 use self::{
     operation::{Stopped, serve, signal},
-    options::Options,
+    options::{Log, Options},
 };
 
 /// The longest body that is published.
@@ -94,7 +102,7 @@ fn app(hub: Hub) -> Router {
 
 /// Behind a proxy this is the proxy's: there it has to come from a header that the proxy sets.
 fn address(request: &request::Parts) -> Option<IpAddr> {
-    let ConnectInfo(address) = request.extensions.get::<ConnectInfo<SocketAddr>>()?;
+    let PeerAddr(address) = request.extensions.get::<PeerAddr<SocketAddr>>()?;
     Some(address.ip())
 }
 
@@ -171,10 +179,9 @@ async fn cut(State(hub): State<Hub>, Path(uuid): Path<String>) -> Result<StatusC
 }
 
 impl Hub {
-    fn new(options: Options) -> Self {
-        let history = History::default().events(options.history);
+    fn new(options: Options, broker: Broker) -> Self {
         Self {
-            broker: Broker::builder().history(history).in_memory(),
+            broker,
             connections: Connections::new(),
             recorder: Arc::new(PrometheusBuilder::new().build_recorder()),
             is_ready: Arc::new(AtomicBool::new(true)),
@@ -190,13 +197,25 @@ impl Hub {
     }
 }
 
+async fn broker(options: &Options) -> Result<Broker, Box<dyn Error>> {
+    let history = History::default().events(options.history);
+    let builder = Broker::builder().history(history);
+    Ok(match &options.log {
+        Log::Memory => builder.in_memory(),
+        Log::Nats(url) => builder.build(JetStream::connect(url).await?),
+        Log::Redis(url) => builder.build(RedisStreams::connect(url).await?),
+    })
+}
+
 async fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse(std::env::args().skip(1))?;
     let listener = TcpListener::bind(options.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
+    let broker = broker(&options).await?;
+    let hub = Hub::new(options, broker);
     println!("Open http://{}", listener.local_addr()?);
-    match serve(listener, Hub::new(options), signal).await? {
+    match serve(listener, hub, signal).await? {
         Stopped::Finished => println!("Stopped."),
         Stopped::Unfinished => println!("Stopped, with requests left."),
         Stopped::AtOnce => println!("Stopped at once."),

@@ -1,6 +1,6 @@
 //! What keeps the hub in hand: figures, readiness, and a stop that loses nothing.
 
-use std::{io, net::SocketAddr, pin::pin, sync::atomic::Ordering};
+use std::{future::IntoFuture, io, pin::pin, sync::atomic::Ordering};
 
 use axum::{
     Json,
@@ -10,10 +10,11 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 use tokio::{
-    net::TcpListener,
     sync::oneshot,
     time::{sleep, timeout},
 };
+
+use tower_sse::serve::TcpListener;
 
 use crate::{Hub, app};
 
@@ -86,9 +87,9 @@ pub(crate) async fn serve(
     hub: Hub,
     told_to_stop: impl AsyncFn(),
 ) -> io::Result<Stopped> {
-    let service = app(hub.clone()).into_make_service_with_connect_info::<SocketAddr>();
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(async {
+    let server = tower_sse::serve::serve(listener, app(hub.clone()));
+    let server = server.with_graceful_shutdown(async {
         let _ = stopped.await;
     });
     let mut server = pin!(server.into_future());
@@ -106,7 +107,7 @@ pub(crate) async fn serve(
         let drained = hub.connections.drain().over(over).deadline(2 * over).await;
         println!("Streams ended: {}, cut: {}.", drained.ended, drained.cut);
     };
-    // A client that has stopped reading keeps its socket, and the server would wait for that.
+    // A request that is not answered would hold the server up.
     let server = timeout(unready + 3 * over, server);
     tokio::select! {
         (served, ()) = async { tokio::join!(server, drain) } => match served {

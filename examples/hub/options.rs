@@ -3,7 +3,15 @@
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 pub(crate) const USAGE: &str = "usage: hub [--listen ADDR] [--history N] [--max N] [--max-per-address N] \
-    [--lifetime SECONDS] [--unready SECONDS] [--drain SECONDS]";
+    [--lifetime SECONDS] [--unready SECONDS] [--drain SECONDS] [--redis URL | --nats URL]";
+
+/// Where the log is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Log {
+    Memory,
+    Nats(String),
+    Redis(String),
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -21,6 +29,7 @@ pub(crate) struct Options {
     pub(crate) unready: Duration,
     /// Over which time the streams end then, so that their clients do not all come back at once.
     pub(crate) drain: Duration,
+    pub(crate) log: Log,
 }
 
 impl Default for Options {
@@ -33,6 +42,7 @@ impl Default for Options {
             lifetime: Duration::from_secs(3600),
             unready: Duration::ZERO,
             drain: Duration::from_secs(5),
+            log: Log::Memory,
         }
     }
 }
@@ -53,6 +63,8 @@ impl Options {
                 "--lifetime" => options.lifetime = seconds(&value()?, 1)?,
                 "--unready" => options.unready = seconds(&value()?, 0)?,
                 "--drain" => options.drain = seconds(&value()?, 1)?,
+                "--nats" => options.log = Log::Nats(value()?),
+                "--redis" => options.log = Log::Redis(value()?),
                 _ => return Err(format!("{name} is unknown; {USAGE}")),
             }
         }

@@ -10,16 +10,25 @@ use tower_sse::{
 
 use super::*;
 
+#[path = "../../tests/support/nats.rs"]
+mod nats_server;
 mod operation;
+#[path = "../../tests/support/redis.rs"]
+mod redis_server;
 
 type TestResult<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
-/// A hub that keeps this much history.
+/// A hub with its log in memory, of this much history.
 fn app(history: usize) -> Router {
-    super::app(Hub::new(Options {
+    super::app(hub(Options {
         history,
         ..Options::default()
     }))
+}
+
+fn hub(options: Options) -> Hub {
+    let history = History::default().events(options.history);
+    Hub::new(options, Broker::builder().history(history).in_memory())
 }
 
 async fn ask(
@@ -233,5 +242,40 @@ async fn the_page_and_its_script_are_served_as_what_they_are() -> TestResult {
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], expected);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn hubs_on_one_server_are_one() -> TestResult {
+    let redis = redis_server::RedisServer::start().await;
+    are_one(["--redis".to_owned(), redis.url()]).await?;
+    let nats = nats_server::NatsServer::start().await;
+    are_one(["--nats".to_owned(), nats.url()]).await
+}
+
+async fn are_one(args: [String; 2]) -> TestResult {
+    let options = Options::parse(args.into_iter())?;
+    let mut hubs = Vec::new();
+    for _ in 0..2 {
+        let broker = broker(&options).await?;
+        hubs.push(super::app(Hub::new(options.clone(), broker)));
+    }
+    let (mut here, _) = open(&hubs[0], "/events?topic=news").await?;
+    let (mut there, _) = open(&hubs[1], "/events?topic=news").await?;
+    for events in [&mut here, &mut there] {
+        while events.last_event_id().is_empty() {
+            events.event().await?;
+        }
+    }
+    let first = publish(&hubs[0], "/topics/news", "1").await?;
+    publish(&hubs[1], "/topics/news", "2").await?;
+    for events in [&mut here, &mut there] {
+        assert_eq!(next(events).await?, "message:1");
+        assert_eq!(next(events).await?, "message:2");
+    }
+    // A client moves to the other hub.
+    let path = format!("/events?topic=news&lastEventId={first}");
+    let (mut back, _) = open(&hubs[1], &path).await?;
+    assert_eq!(next(&mut back).await?, "message:2");
     Ok(())
 }

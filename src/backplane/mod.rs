@@ -4,14 +4,20 @@
 //! one reader for each node feeds its broker, in order, with the node's own events too. All that
 //! concerns topics, replay and gaps then happens once, in the broker.
 //!
-//! [`Memory`] is the log of one process.
+//! [`Memory`] is the log of one process. With the features `redis` and `nats`,
+//! `redis::RedisStreams` and `nats::JetStream` are such that many share.
 
-#[cfg(feature = "redis")]
-#[allow(dead_code, reason = "the logs that it is for come next")]
+#[cfg(any(feature = "nats", feature = "redis"))]
 mod envelope;
 mod error;
 mod memory;
+#[cfg(feature = "nats")]
+#[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
+pub mod nats;
 mod record;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis;
 
 pub use error::{AppendError, AppendErrorKind, ReadError};
 pub use memory::Memory;
@@ -50,15 +56,18 @@ pub enum Read {
     /// A record of ours stands here that cannot be understood: a later version has written it, or
     /// it is damaged. With its topic, if at least that can be read.
     Unreadable(Position, Option<TopicName>),
+    /// Something that is no record stands here, written by somebody else: nothing is missing.
+    Skipped(Position),
 }
 
 impl Read {
     /// Its place in the log.
     pub fn position(&self) -> Position {
         match self {
-            Self::Record(position, _) | Self::Lost(position) | Self::Unreadable(position, _) => {
-                *position
-            }
+            Self::Record(position, _)
+            | Self::Lost(position)
+            | Self::Unreadable(position, _)
+            | Self::Skipped(position) => *position,
         }
     }
 }

@@ -36,9 +36,6 @@ use crate::{
     log::{Entry, Epoch, Position, Window},
 };
 
-/// How many entries are dropped for their age while publishers wait for the lock.
-const EXPIRED_AT_A_TIME: usize = 4096;
-
 pub(super) struct Replica {
     pub(super) settings: Settings,
     /// Whether the log may be rewritten within an epoch.
@@ -162,18 +159,27 @@ impl Replica {
                 if log.is_window_read {
                     self.tell_all();
                 }
-                let head = log.head.map_or(0, |head| head.offset());
-                if position.offset() > head {
-                    // Tag 0: nobody knows any more what stood there.
-                    if position.tag() != 0 {
-                        log.window.push(position.offset(), position.tag());
-                    }
-                    log.head = Some(position);
-                    self.visible.set(position.offset());
-                }
+                self.pass(&mut log, position);
             }
+            Read::Skipped(position) => self.pass(&mut log, position),
         }
         self.settle(&mut log);
+    }
+
+    /// Notes a place where there is nothing for anybody.
+    fn pass(&self, log: &mut Store, position: Position) {
+        if log
+            .head
+            .is_some_and(|head| head.offset() >= position.offset())
+        {
+            return;
+        }
+        // Tag 0: nobody knows any more what stood there.
+        if position.tag() != 0 {
+            log.window.push(position.offset(), position.tag());
+        }
+        log.head = Some(position);
+        self.visible.set(position.offset());
     }
 
     /// Takes an event; or a hole, where there are no lines that a client could be given.
@@ -237,26 +243,6 @@ impl Replica {
             }
             self.wakes_all.store(true, Ordering::Release);
         }
-    }
-
-    /// Drops what is older than the history's age, some at a time. Gives the time until there is
-    /// more to drop.
-    pub(super) fn expire(&self) -> Option<Duration> {
-        let age = u64::try_from(self.settings.history.age.as_millis()).unwrap_or(u64::MAX);
-        let now = self.now();
-        let mut log = self.lock();
-        let mut next = Some(Duration::ZERO);
-        for _ in 0..EXPIRED_AT_A_TIME {
-            let oldest = log.oldest_time().map(|time| time.saturating_add(age));
-            if oldest.is_none_or(|expires| expires > now) {
-                next = oldest.map(|expires| Duration::from_millis(expires - now));
-                break;
-            }
-            log.drop_oldest();
-        }
-        // Nothing may be published for long: then nobody else gives the room back.
-        log.tidy();
-        next
     }
 
     /// The end of this millisecond of the broker's count.

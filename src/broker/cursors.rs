@@ -51,7 +51,18 @@ pub(super) struct Undecided {
     pub(super) topics: Vec<Arc<Topic>>,
     pub(super) from: Option<Position>,
     pub(super) is_explicit: bool,
+    /// The place was ahead of this node already, when the window had been read.
+    pub(super) was_ahead: bool,
     pub(super) outcome: Arc<Mutex<Outcome>>,
+}
+
+/// How a subscription came to its place.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    /// The server has named it, not the client.
+    pub(super) is_explicit: bool,
+    /// The log could not be read until now.
+    pub(super) is_late: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -149,13 +160,13 @@ impl Cursors {
         Event::with_type(replica.settings.gap_event.as_str(), &data).into_bytes()
     }
 
-    /// Notes where a subscription begins, by what was found. It `is_explicit` where the server has
-    /// named the place, not the client.
-    pub(super) fn begin(&mut self, verdict: Verdict, head: Position, is_explicit: bool) {
+    /// Notes where a subscription begins, by what was found.
+    pub(super) fn begin(&mut self, verdict: Verdict, head: Position, origin: Origin) {
         if let Verdict::Gap(reason) = verdict {
             self.note_gap(reason, None);
         }
-        if self.is_live || self.last_given > 0 {
+        // One that is live has been given a place, unless it had to wait for the log.
+        if (self.is_live && !origin.is_late) || self.last_given > 0 {
             return;
         }
         let (place, is_exact) = match verdict {
@@ -163,7 +174,7 @@ impl Cursors {
             _ => (head, false),
         };
         // The client's own place stands. Else the earliest counts: what follows it comes in order.
-        let is_known = is_exact && !is_explicit;
+        let is_known = is_exact && !origin.is_explicit;
         let is_earlier = self.place.is_none_or(|it| place.offset() <= it.offset());
         if is_known || (is_earlier && !self.place_is_known) {
             self.place = Some(place);

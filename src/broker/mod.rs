@@ -51,6 +51,8 @@ mod core;
 mod cursors;
 mod error;
 mod handshake;
+mod keeping;
+mod pending;
 mod reading;
 mod resume;
 mod settings;

@@ -9,8 +9,8 @@
 //!    first: what they append meanwhile goes out with the same write.
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -26,7 +26,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{core::Replica, handshake::Dirty, settings::Settings, topic::Topic};
+use super::{
+    core::Replica, handshake::Dirty, pending::CatchingUp, settings::Settings, topic::Topic,
+};
 use crate::{
     backplane::{Backplane, ReadError, RecordStream, Start},
     log::{Epoch, Position},
@@ -147,14 +149,18 @@ impl Core {
             has_read |= reading.poll(self, &mut cx);
         });
         if has_read {
-            self.progress.notify_waiters();
+            self.has_progressed();
         }
+    }
+
+    pub(super) fn has_progressed(&self) {
+        self.progress.notify_waiters();
     }
 
     /// Waits for a change of the replica that gives something.
     pub(super) async fn wait_for<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         loop {
-            let mut changed = std::pin::pin!(self.progress.notified());
+            let mut changed = pin!(self.progress.notified());
             // Registered first, so that a change between the two is not missed.
             changed.as_mut().enable();
             if let Some(found) = look() {
@@ -191,7 +197,7 @@ impl Core {
     fn wake_here(&self) {
         let mut pass = Pass::new(&self.replica);
         while pass.step() {}
-        self.decide_pending();
+        self.decide_pending_now();
     }
 
     /// Sees to it that there is a task, where there is a runtime to spawn it on.
@@ -212,23 +218,6 @@ impl Core {
             let spawned = runtime.spawn(run(core, Arc::clone(&self.signal), guard));
             *task = Some(spawned.abort_handle());
         }
-    }
-
-    /// Tells those who subscribed before the window was read, what became of their places.
-    fn decide_pending(&self) {
-        let mut log = self.replica.lock();
-        if !log.is_window_read || log.undecided.is_empty() {
-            return;
-        }
-        let undecided = std::mem::take(&mut log.undecided);
-        drop(log);
-        for subscriber in undecided {
-            subscriber.decide();
-            if let Some(waker) = subscriber.take_waker(Instant::now()) {
-                waker.wake();
-            }
-        }
-        self.progress.notify_waiters();
     }
 
     /// When the task has to look again by itself.
@@ -387,6 +376,7 @@ impl Drop for TaskGuard {
 
 /// The broker's task, which does not keep the broker alive.
 async fn run(core: Weak<Core>, signal: Arc<Signal>, _guard: TaskGuard) {
+    let mut catching_up: Option<CatchingUp> = None;
     loop {
         // To the end of the queue: publishers that are ready go first.
         yield_now().await;
@@ -398,15 +388,27 @@ async fn run(core: Weak<Core>, signal: Arc<Signal>, _guard: TaskGuard) {
         while pass.step() {
             yield_now().await;
         }
-        core.decide_pending();
+        if catching_up.is_none() {
+            catching_up = core.decide_pending();
+        }
         let next_look = core.next_look();
         drop(core);
-        match next_look {
-            Some(time) => {
+        let mut signalled = pin!(async {
+            match next_look {
                 // Either way it is time to look again.
-                let _ = timeout_at(time, signal.task.notified()).await;
+                Some(time) => drop(timeout_at(time, signal.task.notified()).await),
+                None => signal.task.notified().await,
             }
-            None => signal.task.notified().await,
-        }
+        });
+        poll_fn(|cx| {
+            if let Some(it) = &mut catching_up {
+                if it.as_mut().poll(cx).is_ready() {
+                    catching_up = None;
+                    return Poll::Ready(());
+                }
+            }
+            signalled.as_mut().poll(cx)
+        })
+        .await;
     }
 }

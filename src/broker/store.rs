@@ -95,49 +95,4 @@ impl Store {
             }
         }
     }
-
-    pub(super) fn drop_oldest(&mut self) {
-        while let Some((topic, offset)) = self.order.pop_front() {
-            let mut ring = topic.ring_mut();
-            if ring.oldest().is_some_and(|oldest| oldest.offset == offset) {
-                if let Some(entry) = ring.pop() {
-                    self.entries -= 1;
-                    self.bytes -= entry.cost();
-                }
-                let is_empty = ring.len() == 0;
-                drop(ring);
-                if is_empty {
-                    self.bytes -= topic.cost();
-                    self.forget_if_idle(&topic);
-                }
-                return;
-            }
-        }
-    }
-
-    /// Keeps the list of all entries from filling with those that their topics have dropped.
-    pub(super) fn tidy(&mut self) {
-        if self.order.len() > 2 * self.entries + 1024 {
-            self.order.retain(|(topic, offset)| {
-                let ring = topic.ring();
-                ring.oldest().is_some_and(|oldest| oldest.offset <= *offset)
-            });
-        }
-        if self.order.capacity() > 1024 && self.order.len() < self.order.capacity() / 4 {
-            let room = self.order.len() * 2;
-            self.order.shrink_to(room);
-        }
-    }
-
-    pub(super) fn oldest_time(&mut self) -> Option<u64> {
-        loop {
-            let (topic, offset) = self.order.front()?;
-            let ring = topic.ring();
-            if let Some(oldest) = ring.oldest().filter(|oldest| oldest.offset == *offset) {
-                return Some(oldest.time);
-            }
-            drop(ring);
-            self.order.pop_front();
-        }
-    }
 }

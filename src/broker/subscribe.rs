@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Broker, BrokerError,
-    cursors::{Cursor, Cursors, Undecided},
+    cursors::{Cursor, Cursors, Origin, Undecided},
     reading::Core,
     resume::{Outcome, Resume, SharedOutcome, Verdict},
     store::Store,
@@ -247,7 +247,11 @@ impl Subscriber {
         self.count(&cursors);
 
         if log.is_window_read {
-            let verdict = self.place(&mut cursors, &log, &topics, from, is_explicit);
+            let origin = Origin {
+                is_explicit,
+                is_late: false,
+            };
+            let verdict = self.place(&mut cursors, &log, &topics, from, origin);
             return Ok(Arc::new(Mutex::new(verdict.outcome())));
         }
         let outcome = Arc::new(Mutex::new(Outcome::Pending));
@@ -255,6 +259,7 @@ impl Subscriber {
             topics,
             from,
             is_explicit,
+            was_ahead: false,
             outcome: Arc::clone(&outcome),
         });
         log.undecided.push(Arc::clone(self));
@@ -268,7 +273,7 @@ impl Subscriber {
         log: &Store,
         topics: &[Arc<Topic>],
         from: Option<Position>,
-        is_explicit: bool,
+        origin: Origin,
     ) -> Verdict {
         let verdict = self.replica.judge(log, topics, from);
         for cursor in &mut cursors.topics {
@@ -281,9 +286,21 @@ impl Subscriber {
             }
         }
         if let Some(head) = log.head {
-            cursors.begin(verdict, head, is_explicit);
+            cursors.begin(verdict, head, origin);
         }
         verdict
+    }
+
+    /// Whether a place that waits is ahead of this one, in the same log. Found once only: then it
+    /// has to be told.
+    pub(super) fn is_found_ahead_of(&self, head: &Position) -> bool {
+        let mut is_ahead = false;
+        for one in &mut self.lock().undecided {
+            let place = one.from.filter(|it| it.epoch() == head.epoch());
+            let is_this = place.is_some_and(|it| it.offset() > head.offset());
+            is_ahead |= is_this && !std::mem::replace(&mut one.was_ahead, true);
+        }
+        is_ahead
     }
 
     /// The window has been read: places the subscriptions that waited for it.
@@ -292,7 +309,11 @@ impl Subscriber {
         let undecided = std::mem::take(&mut cursors.undecided);
         let log = self.replica.lock();
         for one in undecided {
-            let verdict = self.place(&mut cursors, &log, &one.topics, one.from, one.is_explicit);
+            let origin = Origin {
+                is_explicit: one.is_explicit,
+                is_late: true,
+            };
+            let verdict = self.place(&mut cursors, &log, &one.topics, one.from, origin);
             let mut outcome = one.outcome.lock().unwrap_or_else(PoisonError::into_inner);
             *outcome = verdict.outcome();
         }

@@ -4,9 +4,11 @@
 #![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
 
 pub(crate) mod client;
+pub(crate) mod nats;
 pub(crate) mod raw;
 pub(crate) mod server;
 pub(crate) mod streams;
+pub(crate) mod topics;
 
 use std::{future::Future, time::Duration};
 

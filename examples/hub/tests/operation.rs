@@ -5,7 +5,7 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 use axum::Extension;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::Notify,
     task::JoinHandle,
     time::timeout,
@@ -23,7 +23,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 fn hub_of(line: &str) -> Hub {
     let options = Options::parse(line.split_whitespace().map(str::to_owned));
-    Hub::new(options.unwrap())
+    super::hub(options.unwrap())
 }
 
 async fn json(app: &Router) -> TestResult<Value> {
@@ -69,7 +69,7 @@ async fn an_address_has_a_limit_of_its_own() -> TestResult {
     let app = super::super::app(hub_of("--max-per-address 1"));
     let from = |address: &str| {
         let address: SocketAddr = address.parse().unwrap();
-        let app = app.clone().layer(Extension(ConnectInfo(address)));
+        let app = app.clone().layer(Extension(PeerAddr(address)));
         Router::new().fallback_service(app)
     };
     let (_one, _) = open(&from("192.0.2.1:1000"), "/events?topic=a").await?;

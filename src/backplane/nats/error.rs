@@ -1,0 +1,58 @@
+//! What can go wrong when a log is set up.
+
+use std::{error::Error, fmt};
+
+use crate::BoxError;
+
+/// A log in JetStream was not set up: its URL, its name or its subject will not do.
+///
+/// A server that cannot be reached is no such error: see
+/// [`JetStream::connect`](super::JetStream::connect).
+#[derive(Debug)]
+pub struct ConnectError {
+    kind: Kind,
+    source: Option<BoxError>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Url,
+    Stream,
+    Subject,
+    Client,
+}
+
+impl ConnectError {
+    pub(super) fn new(kind: Kind, source: impl Into<BoxError>) -> Self {
+        Self {
+            kind,
+            source: Some(source.into()),
+        }
+    }
+}
+
+impl From<Kind> for ConnectError {
+    fn from(kind: Kind) -> Self {
+        Self { kind, source: None }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Url => "not the URL of a NATS server",
+            Kind::Stream => {
+                "name of the stream is empty or too long, or has a space, a dot, a slash or a \
+                 wildcard in it"
+            }
+            Kind::Subject => "not a subject that can be published to",
+            Kind::Client => "connection was not set up",
+        })
+    }
+}
+
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,128 @@
+//! The connection to the server, as far as it concerns a log.
+
+use std::{
+    future::ready,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{Client, ConnectOptions, Event, connection::State};
+use tokio::{sync::watch, time::timeout};
+
+/// The longest rest between two tries to connect.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+const FOR_EVER: Duration = Duration::from_secs(1 << 40);
+
+pub(super) struct Link {
+    up: watch::Sender<bool>,
+    /// How often it was broken: what was known of the server before need not hold after.
+    breaks: AtomicU64,
+    /// Guards what the client has said last of a connection that does not come about.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            up: watch::Sender::new(false),
+            breaks: AtomicU64::new(0),
+            trouble: Mutex::new(None),
+        }
+    }
+}
+
+impl Link {
+    /// Options with which a client tells this link of its connection, for as long as there is one.
+    pub(super) fn options(this: &Arc<Self>, options: ConnectOptions) -> ConnectOptions {
+        let (told, asked) = (Arc::downgrade(this), Arc::downgrade(this));
+        options
+            .event_callback(move |event| {
+                if let Some(link) = told.upgrade() {
+                    link.tell(&event);
+                }
+                ready(())
+            })
+            .reconnect_delay_callback(move |tries| {
+                // A client whose handles are gone while it has no connection does not notice, and
+                // would go on trying. So it gets to rest.
+                let is_left = asked.strong_count() == 0;
+                if is_left { FOR_EVER } else { rest(tries) }
+            })
+    }
+
+    fn tell(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                *self.trouble() = None;
+                self.up.send_replace(true);
+            }
+            Event::ClientError(error) => *self.trouble() = Some(error.to_string()),
+            Event::Disconnected | Event::Closed => {
+                self.breaks.fetch_add(1, Ordering::AcqRel);
+                self.up.send_replace(false);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
+    /// Why there is no connection.
+    pub(super) fn why_down(&self) -> String {
+        let trouble = self.trouble();
+        let cause = trouble.as_deref().unwrap_or("it is broken");
+        format!("there is no connection to the server: {cause}")
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+        self.up.subscribe()
+    }
+
+    pub(super) fn breaks(&self) -> u64 {
+        self.breaks.load(Ordering::Acquire)
+    }
+
+    /// Waits until there is a connection.
+    pub(super) async fn wait(&self, client: &Client) {
+        loop {
+            // The client drops events where there are too many: then its own word is asked for.
+            if !self.is_up() && client.connection_state() == State::Connected {
+                self.up.send_replace(true);
+            }
+            let mut up = self.up.subscribe();
+            if timeout(LONGEST_REST, up.wait_for(|is_up| *is_up))
+                .await
+                .is_ok()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is a connection that is not the one of this count of breaks.
+    pub(super) async fn wait_for_another(self: Arc<Self>, breaks: u64) {
+        let mut up = self.up.subscribe();
+        let is_another = |is_up: &bool| *is_up && self.breaks() != breaks;
+        // It fails only with the link, which is here.
+        let _ = up.wait_for(is_another).await;
+    }
+}
+
+/// How long to rest before another try to connect, so that many nodes do not come back at once.
+fn rest(tries: usize) -> Duration {
+    if tries <= 1 {
+        return Duration::ZERO;
+    }
+    let longest = Duration::from_millis(50 << tries.min(6)).min(LONGEST_REST);
+    longest.mul_f64(0.5 + fastrand::f64() / 2.0)
+}

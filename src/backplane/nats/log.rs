@@ -1,0 +1,226 @@
+//! The stream behind a log, as all handles and readers share it.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{
+    Client,
+    jetstream::{
+        Context, ContextBuilder,
+        consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+        stream::LastRawMessageErrorKind,
+    },
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    api::{self, StreamState},
+    found::find,
+    link::Link,
+    options::Settings,
+};
+use crate::{
+    BoxError,
+    backplane::ReadError,
+    log::{Epoch, Position},
+};
+
+/// For how long a server that is there is asked again, when it does not answer well.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the server keeps a consumer that nobody asks for messages.
+const INACTIVE: Duration = Duration::from_secs(10);
+
+pub(super) struct Log {
+    pub(super) link: Arc<Link>,
+    pub(super) context: Context,
+    pub(super) settings: Settings,
+    /// How many messages were skipped.
+    pub(super) skipped: AtomicU64,
+    client: Client,
+    /// Guards what appends have to know of the stream, with the count of breaks for which it holds.
+    known: Mutex<Option<(u64, Known)>>,
+    /// Held by the one append that asks for it.
+    asking: tokio::sync::Mutex<()>,
+    /// Begins the ids of this handle's messages.
+    prefix: u64,
+    next_id: AtomicU64,
+}
+
+/// What an append has to know of the stream.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    pub(super) epoch: Epoch,
+    pub(super) knows_for: Duration,
+}
+
+impl Log {
+    pub(super) fn new(client: Client, link: Arc<Link>, settings: Settings) -> Self {
+        // An append waits so long for an answer before it is repeated.
+        let context = ContextBuilder::new()
+            .timeout(settings.append_timeout / 2)
+            .build(client.clone());
+        Self {
+            link,
+            context,
+            settings,
+            skipped: AtomicU64::new(0),
+            client,
+            known: Mutex::new(None),
+            asking: tokio::sync::Mutex::new(()),
+            prefix: fastrand::u64(..),
+            next_id: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits until there is a connection.
+    pub(super) async fn connected(&self) {
+        self.link.wait(&self.client).await;
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.link.is_up()
+    }
+
+    /// An id that no other message has.
+    pub(super) fn new_id(&self) -> String {
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}-{number:x}", self.prefix)
+    }
+
+    /// The stream as it is, if there is one.
+    pub(super) async fn look(&self) -> Result<Option<StreamState>, BoxError> {
+        let breaks = self.link.breaks();
+        let state = api::look(&self.client, &self.settings).await?;
+        let known = state.map(|state| {
+            let known = Known {
+                epoch: state.epoch,
+                knows_for: state.knows_for,
+            };
+            (breaks, known)
+        });
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(state)
+    }
+
+    /// The stream as it is, made if there is none. Waits for a connection, and for a server that
+    /// starts.
+    pub(super) async fn state(&self) -> Result<StreamState, BoxError> {
+        let mut until = Instant::now() + PATIENCE;
+        let mut rest = Duration::from_millis(25);
+        loop {
+            if !self.link.is_up() {
+                self.connected().await;
+                until = Instant::now() + PATIENCE;
+            }
+            let error = match self.look_or_make().await {
+                Ok(Some(state)) => return Ok(state),
+                Ok(None) => "the stream is gone as soon as it is made".into(),
+                Err(error) => error,
+            };
+            if Instant::now() > until {
+                return Err(error);
+            }
+            sleep(rest.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            rest = (rest * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    async fn look_or_make(&self) -> Result<Option<StreamState>, BoxError> {
+        if let Some(state) = self.look().await? {
+            return Ok(Some(state));
+        }
+        api::make(&self.client, &self.settings).await?;
+        self.look().await
+    }
+
+    /// What an append has to know, asked for once for each connection.
+    pub(super) async fn known(&self) -> Result<Known, BoxError> {
+        if let Some(known) = self.known_now() {
+            return Ok(known);
+        }
+        let _asking = self.asking.lock().await;
+        if let Some(known) = self.known_now() {
+            return Ok(known);
+        }
+        let state = self.state().await?;
+        Ok(Known {
+            epoch: state.epoch,
+            knows_for: state.knows_for,
+        })
+    }
+
+    fn known_now(&self) -> Option<Known> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (breaks, known) = (*known)?;
+        (breaks == self.link.breaks()).then_some(known)
+    }
+
+    /// The stream has proved to be another one, or none.
+    pub(super) fn forget(&self) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(super) async fn head(&self) -> Result<Position, ReadError> {
+        let state = self.state().await.map_err(ReadError::unavailable)?;
+        let tag = match state.last {
+            0 => 0,
+            last => {
+                let tag = self.tag_at(last).await;
+                tag.unwrap_or_else(|| tag_of_loss(state.epoch, last))
+            }
+        };
+        Ok(Position::new(state.epoch, state.last, tag))
+    }
+
+    /// The tag of the message at this offset, if there is one to be had.
+    pub(super) async fn tag_at(&self, offset: u64) -> Option<u32> {
+        let stream = &self.settings.stream;
+        for _ in 0..3 {
+            let stream = self.context.get_stream_no_info(stream).await.ok()?;
+            match stream.get_raw_message(offset).await {
+                Ok(message) => return Some(find(&message.payload, usize::MAX).0),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                    return None;
+                }
+                Err(_) => self.connected().await,
+            }
+        }
+        None
+    }
+
+    /// A consumer that delivers from this offset on.
+    pub(super) async fn consumer(&self, from: u64) -> Result<Consumer<pull::Config>, BoxError> {
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: from,
+            },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE,
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        let stream = &self.settings.stream;
+        Ok(self
+            .context
+            .create_consumer_on_stream(config, stream)
+            .await?)
+    }
+}
+
+/// Marks a place that was reached by a loss, so that a reader which comes back to it is known, and
+/// is not told again. No record is marked so, but by chance.
+pub(super) fn tag_of_loss(epoch: Epoch, offset: u64) -> u32 {
+    let bytes = epoch.value().to_be_bytes().into_iter();
+    (api::hash(bytes.chain(offset.to_be_bytes())) >> 32) as u32 | 1
+}
+
+pub(super) fn place_of_loss(epoch: Epoch, offset: u64) -> Position {
+    Position::new(epoch, offset, tag_of_loss(epoch, offset))
+}

@@ -1,0 +1,165 @@
+//! One consumer of a reader, and the watch on its stream.
+
+use std::{
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use async_nats::jetstream::consumer::pull;
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::{
+    api::StreamState,
+    log::{Log, place_of_loss},
+};
+use crate::{BoxError, log::Position};
+
+/// How many messages the server sends ahead. Half of them read, it is asked for as many again.
+const BATCH: usize = 512;
+
+/// How often the server says that there is nothing. After two times without a word the consumer
+/// counts as gone.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long a request for messages holds.
+const EXPIRES: Duration = Duration::from_secs(10);
+
+/// How often the stream is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub(super) struct Session {
+    messages: pull::Stream,
+    /// How many messages the consumer has delivered: one that is missing was lost on the way.
+    delivered: u64,
+    watch: Watch,
+}
+
+/// What a session comes to.
+pub(super) enum Step {
+    /// What the next message holds, and its offset.
+    Message(Bytes, u64),
+    /// The consumer is of no use any more. Another one will do.
+    Broken,
+    /// The stream is another one.
+    Rewritten,
+}
+
+impl Session {
+    /// A session on a consumer that was made while the connection had broken so often.
+    pub(super) async fn start(
+        log: &Arc<Log>,
+        from: u64,
+        breaks: u64,
+    ) -> Result<(Self, u64), BoxError> {
+        let consumer = log.consumer(from).await?;
+        let pending = consumer.cached_info().num_pending;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(BATCH)
+            .expires(EXPIRES)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await?;
+        let session = Self {
+            messages,
+            delivered: 0,
+            watch: Watch::new(log, breaks),
+        };
+        Ok((session, pending))
+    }
+
+    /// The next message of a reader that is at this place.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, place: Position) -> Poll<Step> {
+        loop {
+            match Pin::new(&mut self.messages).poll_next(cx) {
+                Poll::Ready(Some(Ok(message))) => {
+                    let Ok(info) = message.info() else {
+                        continue;
+                    };
+                    let offset = info.stream_sequence;
+                    self.delivered += 1;
+                    if info.consumer_sequence != self.delivered {
+                        return Poll::Ready(Step::Broken);
+                    }
+                    return Poll::Ready(Step::Message(message.message.payload, offset));
+                }
+                Poll::Ready(_) => return Poll::Ready(Step::Broken),
+                Poll::Pending => return self.watch.poll(cx, place),
+            }
+        }
+    }
+}
+
+type Looking = Pin<Box<dyn Future<Output = Result<Option<StreamState>, BoxError>> + Send>>;
+
+/// Sees what no consumer tells of: that the stream was purged, deleted or made anew, that the
+/// connection is another one, that messages do not come.
+struct Watch {
+    log: Arc<Log>,
+    tick: Interval,
+    looking: Option<Looking>,
+    /// Where the reader was at the last look.
+    place: Option<Position>,
+    /// Where it was when it was behind the stream.
+    was_behind_at: Option<Position>,
+    another_connection: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Watch {
+    fn new(log: &Arc<Log>, breaks: u64) -> Self {
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let link = Arc::clone(&log.link);
+        Self {
+            log: Arc::clone(log),
+            tick,
+            looking: None,
+            place: None,
+            was_behind_at: None,
+            another_connection: Box::pin(link.wait_for_another(breaks)),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, place: Position) -> Poll<Step> {
+        if self.another_connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Step::Broken);
+        }
+        loop {
+            if let Some(looking) = &mut self.looking {
+                let state = ready!(looking.as_mut().poll(cx));
+                self.looking = None;
+                if let Some(step) = state.ok().and_then(|state| self.judge(state, place)) {
+                    return Poll::Ready(step);
+                }
+            }
+            ready!(self.tick.poll_tick(cx));
+            let log = Arc::clone(&self.log);
+            self.place = Some(place);
+            self.looking = Some(Box::pin(async move { log.look().await }));
+        }
+    }
+
+    fn judge(&mut self, state: Option<StreamState>, place: Position) -> Option<Step> {
+        let asked_at = self.place?;
+        let state = match state {
+            Some(state) if state.epoch == asked_at.epoch() && state.last >= asked_at.offset() => {
+                state
+            }
+            _ => return Some(Step::Rewritten),
+        };
+        let is_still = asked_at == place;
+        // What was read last is gone, though nothing had to make room for it.
+        let is_told = place.offset() == 0 || place == place_of_loss(place.epoch(), place.offset());
+        let is_purged = is_still && state.messages == 0 && !state.expires && !is_told;
+        let behind_at = (is_still && state.last > place.offset()).then_some(place);
+        let was_behind_at = mem::replace(&mut self.was_behind_at, behind_at);
+        let is_stalled = behind_at.is_some() && behind_at == was_behind_at;
+        (is_stalled || is_purged && behind_at.is_none()).then_some(Step::Broken)
+    }
+}

@@ -1,0 +1,311 @@
+//! From entries to what a reader is told.
+//!
+//! Each record names the one before it, with its epoch and its tag. So whatever is not as it should
+//! be shows at the next record: one that is missing, another log, one that was rewritten.
+
+use crate::{
+    backplane::{
+        Read, ReadError,
+        envelope::{self, Stored},
+    },
+    log::{Epoch, Position},
+};
+
+use super::{
+    entry::{Entry, Id},
+    link::State,
+};
+
+#[derive(Debug)]
+pub(super) struct Chain {
+    epoch: Epoch,
+    /// The entry that was read last.
+    pub(super) id: Id,
+    /// The place that was told last.
+    told: Position,
+    /// The tag of the record there. None: it is no link of the chain, or unknown.
+    tag: Option<u32>,
+    max_record: usize,
+    /// How many entries were passed over.
+    pub(super) skipped: u64,
+}
+
+impl Chain {
+    /// Begins with what the log retains.
+    pub(super) fn from_start(state: &State, max_record: usize) -> Self {
+        Self {
+            epoch: state.epoch,
+            id: Id(state.base, u64::MAX),
+            told: Position::new(state.epoch, 0, 0),
+            tag: Some(0),
+            max_record,
+            skipped: 0,
+        }
+    }
+
+    /// Begins after this place, if it is in the log: `entry` is what stands there, if anything does.
+    pub(super) fn after(
+        place: Position,
+        entry: Option<&Entry>,
+        state: &State,
+        max_record: usize,
+    ) -> Result<Self, ReadError> {
+        let mut chain = Self::from_start(state, max_record);
+        if place.epoch() != state.epoch {
+            return Err(ReadError::rewritten());
+        }
+        if place.offset() == 0 {
+            return Ok(chain);
+        }
+        chain.id = Id(place.offset(), 0);
+        chain.told = place;
+        chain.tag = Some(place.tag());
+        let head = state.head();
+        match entry {
+            Some(entry) if tag_of(entry) != place.tag() => return Err(ReadError::rewritten()),
+            Some(entry) if entry.link.is_none() => chain.tag = None,
+            Some(_) => {}
+            None if head.offset() < place.offset() => return Err(ReadError::rewritten()),
+            None if head.offset() == place.offset() && head.tag() != place.tag() => {
+                return Err(ReadError::rewritten());
+            }
+            None if place.tag() == 0 => chain.tag = None,
+            None => {}
+        }
+        Ok(chain)
+    }
+
+    /// The place that was told last.
+    pub(super) fn told(&self) -> Position {
+        self.told
+    }
+
+    /// Compares with the log as it stands. Tells whether there is more in it, or was.
+    pub(super) fn compare(&self, state: &State) -> Result<bool, ReadError> {
+        let head = state.head();
+        let is_other = head.epoch() != self.epoch
+            || self.tag.is_some_and(|tag| {
+                let is_changed = head.offset() == self.told.offset() && head.tag() != tag;
+                is_changed || head.offset() < self.told.offset()
+            });
+        if is_other {
+            return Err(ReadError::rewritten());
+        }
+        Ok(head.offset() > self.told.offset())
+    }
+
+    /// Everything up to the head is gone, without having been read.
+    pub(super) fn lose_up_to(&mut self, head: Position) -> Read {
+        self.told = head;
+        self.tag = Some(head.tag());
+        self.id = self.id.max(Id(head.offset(), 0));
+        Read::Lost(head)
+    }
+
+    /// Takes the next entry, and tells of it. Nothing is taken where it does not follow what was
+    /// told last.
+    pub(super) fn push(
+        &mut self,
+        entry: &Entry,
+        told: &mut impl FnMut(Read),
+    ) -> Result<(), Mismatch> {
+        let stored = envelope::decode(&entry.envelope);
+        if stored == Stored::Foreign {
+            self.id = entry.id;
+            self.skipped += 1;
+            return Ok(());
+        }
+        let Some(link) = entry.link else {
+            self.id = entry.id;
+            self.skipped += 1;
+            told(self.unlinked(entry.id.0, stored));
+            return Ok(());
+        };
+        let follows = match self.tag {
+            _ if link.epoch != self.epoch || entry.id.0 <= self.told.offset() => false,
+            Some(tag) if link.offset == self.told.offset() => link.tag == tag,
+            Some(_) => link.offset > self.told.offset(),
+            None => true,
+        };
+        if !follows {
+            return Err(Mismatch);
+        }
+        if link.offset > self.told.offset() {
+            told(Read::Lost(Position::new(self.epoch, link.offset, link.tag)));
+        }
+        told(self.linked(entry, stored));
+        Ok(())
+    }
+
+    /// Takes an entry that does not follow, of a log that is as it was: somebody has damaged it.
+    pub(super) fn push_anyway(&mut self, entry: &Entry, told: &mut impl FnMut(Read)) {
+        told(Read::Lost(self.told));
+        let is_next = entry.id.0 > self.told.offset();
+        match entry.link {
+            Some(link) if link.epoch == self.epoch && is_next => {
+                told(self.linked(entry, envelope::decode(&entry.envelope)));
+            }
+            _ => {
+                self.id = entry.id;
+                self.skipped += 1;
+            }
+        }
+    }
+
+    fn linked(&mut self, entry: &Entry, stored: Stored) -> Read {
+        let is_too_large = entry.envelope.len() > self.max_record;
+        let (tag, record, topic) = match stored {
+            Stored::Record { tag, record } if is_too_large => {
+                (tag, None, Some(record.topic().clone()))
+            }
+            Stored::Record { tag, record } => (tag, Some(record), None),
+            Stored::Unreadable { tag, topic } => (tag, None, topic),
+            Stored::Foreign => (0, None, None),
+        };
+        self.id = entry.id;
+        self.told = Position::new(self.epoch, entry.id.0, tag);
+        self.tag = Some(tag);
+        match record {
+            Some(record) => Read::Record(self.told, record),
+            None => {
+                self.skipped += 1;
+                Read::Unreadable(self.told, topic)
+            }
+        }
+    }
+
+    /// What looks like ours, but was not appended as ours are.
+    fn unlinked(&mut self, offset: u64, stored: Stored) -> Read {
+        let (tag, topic) = match stored {
+            Stored::Record { tag, record } => (tag, Some(record.topic().clone())),
+            Stored::Unreadable { tag, topic } => (tag, topic),
+            Stored::Foreign => (0, None),
+        };
+        if offset <= self.told.offset() {
+            // Two entries have one offset: there is no place for the second.
+            return Read::Lost(self.told);
+        }
+        self.told = Position::new(self.epoch, offset, tag);
+        self.tag = None;
+        Read::Unreadable(self.told, topic)
+    }
+}
+
+/// An entry does not follow what was told last: the log may have been rewritten.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mismatch;
+
+/// The tag of a record, or 0.
+pub(super) fn tag_of(entry: &Entry) -> u32 {
+    match envelope::decode(&entry.envelope) {
+        Stored::Record { tag, .. } | Stored::Unreadable { tag, .. } => tag,
+        Stored::Foreign => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backplane::{Record, redis::entry::Link};
+
+    const EPOCH: Epoch = Epoch::new(7);
+
+    /// The record at this offset, with ten times that as its tag, after that one.
+    fn entry(offset: u64, before: u64) -> Entry {
+        let record = Record::new("a".try_into().unwrap(), format!("data: {offset}\n"));
+        Entry {
+            id: Id(offset, 0),
+            envelope: envelope::encode(tag(offset), &record).into(),
+            link: Some(Link {
+                epoch: EPOCH,
+                tag: tag(before),
+                offset: before,
+            }),
+        }
+    }
+
+    fn tag(offset: u64) -> u32 {
+        offset as u32 * 10
+    }
+
+    fn place(offset: u64) -> Position {
+        Position::new(EPOCH, offset, tag(offset))
+    }
+
+    /// What is told of these entries, in short; and whether they follow.
+    fn told(chain: &mut Chain, entries: &[Entry]) -> (Vec<(char, u64)>, Result<(), Mismatch>) {
+        let mut told = Vec::new();
+        let mut tell = |read: Read| {
+            let kind = match read {
+                Read::Record(..) => 'r',
+                Read::Lost(_) => 'l',
+                Read::Unreadable(..) => 'u',
+                Read::Skipped(_) => 's',
+            };
+            told.push((kind, read.position().offset()));
+        };
+        let follow = entries
+            .iter()
+            .try_for_each(|entry| chain.push(entry, &mut tell));
+        (told, follow)
+    }
+
+    fn chain_at(offset: u64) -> Chain {
+        let state = State::new(EPOCH, 0, offset, tag(offset));
+        Chain::after(place(offset), None, &state, 1000).unwrap()
+    }
+
+    #[test]
+    fn records_follow_each_other_and_holes_are_told() {
+        let entries = [entry(3, 2), entry(4, 3), entry(7, 6), entry(1000, 7)];
+        let expected = vec![('r', 3), ('r', 4), ('l', 6), ('r', 7), ('r', 1000)];
+        assert_eq!(told(&mut chain_at(2), &entries), (expected, Ok(())));
+        // From the start, of a log that has lost its first records.
+        let state = State::new(EPOCH, 0, 7, tag(7));
+        let mut chain = Chain::from_start(&state, 1000);
+        let expected = vec![('l', 6), ('r', 7)];
+        assert_eq!(told(&mut chain, &[entry(7, 6)]), (expected, Ok(())));
+    }
+
+    #[test]
+    fn what_does_not_follow_is_not_taken() {
+        let mut other_tag = entry(3, 2);
+        other_tag.link.as_mut().unwrap().tag ^= 1;
+        let mut other_epoch = entry(3, 2);
+        other_epoch.link.as_mut().unwrap().epoch = Epoch::new(8);
+        for bad in [entry(3, 1), entry(2, 1), other_tag, other_epoch] {
+            let mut chain = chain_at(2);
+            let (told, follow) = told(&mut chain, std::slice::from_ref(&bad));
+            assert_eq!((told, follow), (vec![], Err(Mismatch)), "{bad:?}");
+            assert_eq!((chain.id, chain.told()), (Id(2, 0), place(2)));
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_so_is_gone_on_with_after_a_loss() {
+        let mut chain = chain_at(2);
+        let mut reads = Vec::new();
+        chain.push_anyway(&entry(3, 1), &mut |read| reads.push(read));
+        assert!(matches!(&reads[..], [Read::Lost(lost), Read::Record(at, _)]
+            if *lost == place(2) && *at == place(3)));
+        assert_eq!(told(&mut chain, &[entry(4, 3)]), (vec![('r', 4)], Ok(())));
+    }
+
+    #[test]
+    fn a_place_is_looked_for_where_it_was() {
+        let state = State::new(EPOCH, 0, 5, tag(5));
+        let after = |place, found: Option<&Entry>| {
+            let chain = Chain::after(place, found, &state, 1000);
+            chain.is_ok()
+        };
+        assert!(after(place(0), None));
+        assert!(after(place(3), Some(&entry(3, 2))));
+        // It was dropped: whether anything is missing shows at the next record.
+        assert!(after(place(3), None));
+        assert!(after(place(5), None));
+        assert!(!after(place(6), None));
+        assert!(!after(Position::new(EPOCH, 5, 1), None));
+        assert!(!after(Position::new(EPOCH, 3, 1), Some(&entry(3, 2))));
+        assert!(!after(Position::new(Epoch::new(8), 3, tag(3)), None));
+    }
+}

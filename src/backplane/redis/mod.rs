@@ -1,0 +1,247 @@
+//! A log in Redis Streams, for many nodes.
+//!
+//! [`RedisStreams`] keeps the log of a broker in one stream of a Redis server (6.2 or later, or
+//! Valkey). All nodes that name the same server and the same log publish and subscribe as one; a
+//! client that comes back to another node goes on where it was.
+//!
+//! # What is promised
+//!
+//! What [`publish`](crate::Broker::publish) has acknowledged reaches every node, once and in order,
+//! for as long as Redis keeps it. A server with persistence (`appendonly yes`) that is killed and
+//! started again costs no event and brings none twice: an append that met a broken connection is
+//! repeated, and carried out once. A server that has lost or forgotten what it had (no persistence,
+//! `FLUSHALL`, a failover to a replica that was behind) is found out within some two seconds, and
+//! all clients are told of a gap.
+//!
+//! Nothing that others write into the stream reaches a client: it is passed over and counted
+//! ([`RedisStreams::skipped`]).
+//!
+//! # What it takes
+//!
+//! Two connections for each node, one to append and one to read, however many subscribers there are.
+//! Events that are published at the same time are appended together, by a script. The user of the
+//! URL needs `EVALSHA`, `SCRIPT LOAD`, `XADD`, `XREAD`, `XRANGE`, `XLEN`, `XINFO`, `HMGET`, `HSET`,
+//! `HLEN`, `HGETALL`, `HDEL`, `DEL`, `EXISTS`, `TIME` and `CLIENT SETNAME`.
+//!
+//! The keys are `{name}:log` and `{name}:state`. Let Redis evict neither: with a `maxmemory-policy`
+//! of `allkeys-…` the log may go at any time, which clients are told of.
+//!
+//! Behind an address that follows the primary (as with Sentinel and a proxy, or a managed service) a
+//! failover is met like a restart. Sentinels are not asked, and a cluster's redirections are not
+//! followed: name the node that holds the slot.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use tower_sse::{Broker, Event, backplane::redis::RedisStreams};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = Broker::new(RedisStreams::connect("redis://127.0.0.1/").await?);
+//! broker.publish("orders", Event::message("placed")).await?; // reaches all nodes
+//! # Ok(())
+//! # }
+//! ```
+
+mod chain;
+mod entry;
+mod error;
+mod link;
+mod options;
+mod queue;
+mod reader;
+mod writer;
+
+pub use error::ConnectError;
+pub use options::RedisOptions;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{sync::watch, task::JoinHandle};
+
+use self::{
+    error::TooLarge,
+    link::{Health, Link, Place, ReadFailure},
+    queue::Queue,
+    reader::Records,
+    writer::Writer,
+};
+use super::{
+    AppendError, AppendErrorKind, Backplane, BoxFuture, ReadError, Record, RecordStream, Start,
+    envelope,
+};
+use crate::log::Position;
+
+/// A log in a Redis server. See the [module](self).
+///
+/// It is a handle: clones share its connections.
+#[derive(Clone)]
+pub struct RedisStreams {
+    handle: Arc<Handle>,
+}
+
+/// What all clones of a handle are, and what ends with the last.
+struct Handle {
+    shared: Arc<Shared>,
+    /// Guards the task that appends.
+    task: Mutex<JoinHandle<()>>,
+}
+
+struct Shared {
+    place: Place,
+    link: Link,
+    health: Health,
+    queue: Queue,
+    /// By this name the script knows whose batches it has seen.
+    publisher: String,
+    batches: AtomicU64,
+    skipped: AtomicU64,
+}
+
+impl Shared {
+    fn next_batch(&self) -> u64 {
+        self.batches.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+impl RedisStreams {
+    /// The log named `tower-sse` of the server at this URL; [`RedisOptions`] sets more.
+    ///
+    /// The server need not be there: it is connected to in the background, and again whenever it
+    /// was lost. Until then streams open, and publishing fails.
+    ///
+    /// # Errors
+    ///
+    /// If the URL is none that Redis is known by.
+    ///
+    /// # Panics
+    ///
+    /// If there is no Tokio runtime.
+    pub async fn connect(url: impl Into<String>) -> Result<Self, ConnectError> {
+        RedisOptions::new(url).connect().await
+    }
+
+    fn with_options(options: RedisOptions) -> Result<Self, ConnectError> {
+        if options.name.is_empty() || options.name.contains(['{', '}']) {
+            return Err(ConnectError::name());
+        }
+        let shared = Arc::new(Shared {
+            place: Place::new(options).map_err(ConnectError::url)?,
+            link: Link::new(),
+            health: Health::new(),
+            queue: Queue::new(),
+            publisher: format!("p:{:016x}", fastrand::u64(..)),
+            batches: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+        });
+        let writer = Writer::new(Arc::clone(&shared));
+        let task = Mutex::new(tokio::spawn(writer.run()));
+        Ok(Self {
+            handle: Arc::new(Handle { shared, task }),
+        })
+    }
+
+    /// Whether the server has answered when it was spoken to last.
+    ///
+    /// A broker that reads the log speaks to it at least once a second; a server that does not
+    /// answer is found out within some three.
+    pub fn is_connected(&self) -> bool {
+        self.handle.shared.health.is_connected()
+    }
+
+    /// What [`is_connected`](Self::is_connected) says, and its changes.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.handle.shared.health.subscribe()
+    }
+
+    /// How many entries of the stream this handle's readers have passed over: of others, of a later
+    /// version, too large, or damaged. An entry that is read again counts again.
+    pub fn skipped(&self) -> u64 {
+        self.handle.shared.skipped.load(Ordering::Relaxed)
+    }
+}
+
+impl Handle {
+    /// Sees to it that there is a task: it has ended if its runtime was shut down.
+    fn ensure_task(&self) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if task.is_finished() {
+            let writer = Writer::new(Arc::clone(&self.shared));
+            *task = tokio::spawn(writer.run());
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
+        task.abort();
+    }
+}
+
+impl Backplane for RedisStreams {
+    /// Appends a record.
+    ///
+    /// # Errors
+    ///
+    /// `NotSent`, if the server could not be reached or has refused; `MaybeSent`, if it has not
+    /// answered in time; `Rejected`, if the record is too large.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the record may have been appended.
+    fn append(&self, record: Record) -> BoxFuture<'_, Result<Position, AppendError>> {
+        Box::pin(async move {
+            let shared = &self.handle.shared;
+            let options = &shared.place.options;
+            let (size, most) = (envelope::size(&record), options.max_record);
+            if size > most {
+                let cause = TooLarge { size, most };
+                return Err(AppendError::new(AppendErrorKind::Rejected, cause));
+            }
+            self.handle.ensure_task();
+            // 0 is what a tag is where there is none.
+            let tag = fastrand::u32(1..);
+            let envelope = envelope::encode(tag, &record);
+            let time = options.append_timeout;
+            shared.queue.append(tag, envelope, time).await
+        })
+    }
+
+    fn read(&self, start: Start) -> BoxFuture<'_, Result<RecordStream, ReadError>> {
+        Box::pin(async move {
+            let records = Records::open(Arc::clone(&self.handle.shared), start).await?;
+            Ok(Box::pin(records) as RecordStream)
+        })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>> {
+        Box::pin(async move {
+            let shared = &self.handle.shared;
+            let connection = shared.link.get(&shared.place, &shared.health).await;
+            let mut connection = connection.map_err(ReadError::unavailable)?;
+            let failure = match connection.state(&shared.place).await {
+                Ok(state) => return Ok(state.head()),
+                Err(failure) => failure,
+            };
+            if matches!(&failure, ReadFailure::Redis(_)) {
+                shared.link.drop_connection().await;
+            }
+            Err(ReadError::unavailable(failure.into_cause()))
+        })
+    }
+}
+
+impl fmt::Debug for RedisStreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStreams")
+            .field("options", &self.handle.shared.place.options)
+            .field("is_connected", &self.is_connected())
+            .finish_non_exhaustive()
+    }
+}

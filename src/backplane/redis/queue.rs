@@ -1,0 +1,202 @@
+//! Appends that wait for their turn.
+//!
+//! 1. Room is taken before an append is entered, and given back when its outcome is known or it is
+//!    withdrawn: so what waits, and what is under way, is bounded. Whoever finds no room waits for
+//!    it, within the time that the append may take.
+//! 2. An append is either withdrawn by the one who waits for it, and then is never sent, or taken by
+//!    the writer, and then may be. One swap decides.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::RedisError;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, timeout_at},
+};
+
+use super::error::TimedOut;
+use crate::{
+    backplane::{AppendError, AppendErrorKind},
+    log::Position,
+};
+
+/// How many bytes may wait.
+pub(super) const MAX_WAITING: usize = 64 << 20;
+
+/// What room is counted in. So no more than 65,536 appends wait.
+const UNIT: usize = 1 << 10;
+
+/// How many records, and about how many bytes, go to the server at once.
+const MAX_BATCH: usize = 512;
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+pub(super) type Outcome = Result<Position, AppendError>;
+
+pub(super) struct Queue {
+    /// Guards the appends that wait, and the last trouble, for whoever gives up waiting.
+    waiting: Mutex<Waiting>,
+    room: Arc<Semaphore>,
+    entered: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    appends: VecDeque<Append>,
+    trouble: Option<RedisError>,
+}
+
+/// One append, on its way to the writer.
+pub(super) struct Append {
+    pub(super) envelope: Vec<u8>,
+    pub(super) tag: u32,
+    ticket: Arc<Ticket>,
+    outcome: oneshot::Sender<Outcome>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Whose turn it is to say what becomes of an append.
+#[derive(Default)]
+struct Ticket(AtomicU8);
+
+const WAITS: u8 = 0;
+const TAKEN: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+impl Ticket {
+    /// Whether this was the first to say so.
+    fn become_(&self, state: u8) -> bool {
+        let swapped = self
+            .0
+            .compare_exchange(WAITS, state, Ordering::AcqRel, Ordering::Acquire);
+        swapped.is_ok()
+    }
+}
+
+/// Withdraws an append that nobody waits for any more.
+struct Withdraw(Arc<Ticket>);
+
+impl Drop for Withdraw {
+    fn drop(&mut self) {
+        self.0.become_(WITHDRAWN);
+    }
+}
+
+impl Append {
+    /// Whether somebody waits for the outcome.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.outcome.is_closed()
+    }
+
+    pub(super) fn finish(self, outcome: Outcome) {
+        // Nobody may be left to hear it.
+        let _ = self.outcome.send(outcome);
+    }
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            room: Arc::new(Semaphore::new(MAX_WAITING / UNIT)),
+            entered: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters an append, and waits for its outcome.
+    pub(super) async fn append(&self, tag: u32, envelope: Vec<u8>, time: Duration) -> Outcome {
+        let until = Instant::now() + time;
+        let room = u32::try_from(envelope.len() / UNIT + 1).unwrap_or(u32::MAX);
+        let room = room.min((MAX_WAITING / UNIT) as u32);
+        let acquired = timeout_at(until, Arc::clone(&self.room).acquire_many_owned(room)).await;
+        let Ok(acquired) = acquired else {
+            return Err(self.timed_out(AppendErrorKind::NotSent, time));
+        };
+        let Ok(room) = acquired else {
+            return Err(AppendErrorKind::Closed.into());
+        };
+        let ticket = Arc::new(Ticket::default());
+        let (outcome, answer) = oneshot::channel();
+        self.lock().appends.push_back(Append {
+            envelope,
+            tag,
+            ticket: Arc::clone(&ticket),
+            outcome,
+            _room: room,
+        });
+        self.entered.notify_one();
+        let withdraw = Withdraw(ticket);
+        match timeout_at(until, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            // The writer was ended together with its runtime.
+            Ok(Err(_)) if withdraw.0.become_(WITHDRAWN) => Err(AppendErrorKind::NotSent.into()),
+            Ok(Err(_)) => Err(AppendErrorKind::MaybeSent.into()),
+            Err(_) if withdraw.0.become_(WITHDRAWN) => {
+                Err(self.timed_out(AppendErrorKind::NotSent, time))
+            }
+            Err(_) => Err(self.timed_out(AppendErrorKind::MaybeSent, time)),
+        }
+    }
+
+    fn timed_out(&self, kind: AppendErrorKind, time: Duration) -> AppendError {
+        let cause = self.lock().trouble.clone();
+        AppendError::new(kind, TimedOut { time, cause })
+    }
+
+    /// Notes what stands in the way, or that nothing does.
+    pub(super) fn set_trouble(&self, trouble: Option<RedisError>) {
+        self.lock().trouble = trouble;
+    }
+
+    /// Waits for appends, and takes as many as go to the server at once.
+    pub(super) async fn take(&self) -> Vec<Append> {
+        loop {
+            let batch = self.take_now();
+            if !batch.is_empty() {
+                return batch;
+            }
+            self.entered.notified().await;
+        }
+    }
+
+    fn take_now(&self) -> Vec<Append> {
+        let mut waiting = self.lock();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+            let Some(append) = waiting.appends.pop_front() else {
+                break;
+            };
+            if append.ticket.become_(TAKEN) {
+                bytes += append.envelope.len();
+                batch.push(append);
+            }
+        }
+        if waiting.appends.is_empty() {
+            // A burst does not keep its room for ever.
+            waiting.appends.shrink_to(MAX_BATCH);
+        }
+        batch
+    }
+
+    /// Fails all that wait: they were not sent.
+    pub(super) fn fail_all(&self, cause: &RedisError) {
+        let appends = std::mem::take(&mut self.lock().appends);
+        for append in appends {
+            if append.ticket.become_(TAKEN) {
+                let error = AppendError::new(AppendErrorKind::NotSent, cause.clone());
+                append.finish(Err(error));
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What reads the log, on a connection of its own.
+//!
+//! A read that waits for records takes the connection for itself: nothing else is sent on it
+//! meanwhile, and it is given up when nothing is heard for longer than Redis was told to wait.
+//! Redis says nothing of a log that is gone or shorter than it was, it just waits: so whenever a
+//! wait has ended without a record, the log is looked at.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use redis::Value;
+
+use super::{
+    Shared,
+    chain::{Chain, tag_of},
+    entry::{self, Entry, Id},
+    error::Unexpected,
+    link::{Connection, ReadFailure, Side},
+};
+use crate::{
+    backplane::{Read, ReadError, Start},
+    log::Position,
+};
+
+/// How long Redis waits for a record before it says that there is none.
+const BLOCK: Duration = Duration::from_secs(1);
+
+/// How much longer an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many entries are read at once.
+const COUNT: usize = 256;
+
+struct Reader {
+    shared: Arc<Shared>,
+    connection: Connection,
+    chain: Chain,
+    /// The log goes further, or did: there is something to read, or lost.
+    head: Option<Position>,
+}
+
+/// What a step gives: what was read, and why there is no more.
+type Step = (Box<Reader>, VecDeque<Read>, Option<ReadError>);
+
+pub(super) struct Records {
+    step: Pin<Box<dyn Future<Output = Step> + Send>>,
+    reads: VecDeque<Read>,
+    /// Given once, after what was read.
+    end: Option<ReadError>,
+    has_ended: bool,
+}
+
+impl Records {
+    pub(super) async fn open(shared: Arc<Shared>, start: Start) -> Result<Self, ReadError> {
+        let opened = Reader::open(Arc::clone(&shared), start).await;
+        let reader = opened.inspect_err(|error| {
+            // A place that is not there any more was looked for in vain by a server that answers.
+            if !error.is_rewritten() {
+                shared.health.set(Side::Read, None);
+            }
+        })?;
+        Ok(Self {
+            step: Box::pin(Box::new(reader).step()),
+            reads: VecDeque::new(),
+            end: None,
+            has_ended: false,
+        })
+    }
+}
+
+impl Stream for Records {
+    type Item = Result<Read, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(read) = self.reads.pop_front() {
+                return Poll::Ready(Some(Ok(read)));
+            }
+            if let Some(error) = self.end.take() {
+                return Poll::Ready(Some(Err(error)));
+            }
+            if self.has_ended {
+                return Poll::Ready(None);
+            }
+            let (reader, reads, end) = ready!(self.step.as_mut().poll(cx));
+            self.reads = reads;
+            self.has_ended = end.is_some();
+            self.end = end;
+            if !self.has_ended {
+                self.step = Box::pin(reader.step());
+            }
+        }
+    }
+}
+
+impl Reader {
+    async fn open(shared: Arc<Shared>, start: Start) -> Result<Self, ReadError> {
+        let unavailable = |failure: ReadFailure| ReadError::unavailable(failure.into_cause());
+        let place = &shared.place;
+        let connected = place.connect("tower-sse-read", BLOCK + PATIENCE).await;
+        let mut connection = connected.map_err(|error| {
+            shared.health.set(Side::Read, Some(false));
+            ReadError::unavailable(error)
+        })?;
+        let state = connection.state(place).await.map_err(unavailable)?;
+        let max_record = place.options.max_record;
+        let chain = match start {
+            Start::Window => Chain::from_start(&state, max_record),
+            Start::After(position) => {
+                let found = entry_at(&shared, &mut connection, position.offset()).await;
+                let found = found.map_err(unavailable)?;
+                Chain::after(position, found.as_ref(), &state, max_record)?
+            }
+        };
+        shared.health.set(Side::Read, Some(true));
+        let head = chain.compare(&state)?.then(|| state.head());
+        Ok(Self {
+            shared,
+            connection,
+            chain,
+            head,
+        })
+    }
+
+    /// Reads until there is something to tell.
+    async fn step(mut self: Box<Self>) -> Step {
+        let mut reads = VecDeque::new();
+        loop {
+            let read = self.read(&mut reads).await;
+            let skipped = std::mem::take(&mut self.chain.skipped);
+            self.shared.skipped.fetch_add(skipped, Ordering::Relaxed);
+            let end = match read {
+                Ok(()) if reads.is_empty() => continue,
+                Ok(()) => None,
+                Err(Trouble::End(error)) => Some(error),
+                Err(Trouble::Failure(failure)) => {
+                    let answers = failure.is_answer();
+                    self.shared.health.set(Side::Read, Some(answers));
+                    if failure.is_wrong_type() {
+                        // Whatever it is that stands there now, what was there is gone.
+                        reads.push_back(Read::Lost(self.chain.told()));
+                    }
+                    Some(ReadError::unavailable(failure.into_cause()))
+                }
+            };
+            return (self, reads, end);
+        }
+    }
+
+    /// Reads once.
+    async fn read(&mut self, reads: &mut VecDeque<Read>) -> Result<(), Trouble> {
+        let head = self.head.take();
+        let entries = self.entries(head.is_none()).await?;
+        if !entries.is_empty() {
+            for entry in entries {
+                self.take(&entry, reads).await?;
+            }
+            // There may be more, and then it need not be waited for.
+            return Ok(());
+        }
+        if let Some(head) = head {
+            reads.push_back(self.chain.lose_up_to(head));
+            return Ok(());
+        }
+        let state = self.connection.state(&self.shared.place).await?;
+        self.head = self.chain.compare(&state)?.then(|| state.head());
+        Ok(())
+    }
+
+    async fn take(&mut self, entry: &Entry, reads: &mut VecDeque<Read>) -> Result<(), Trouble> {
+        let mut tell = |read| reads.push_back(read);
+        if self.chain.push(entry, &mut tell).is_ok() {
+            return Ok(());
+        }
+        // Is the log another one, or is it this one that is so?
+        let state = self.connection.state(&self.shared.place).await?;
+        let told = self.chain.told();
+        let found = entry_at(&self.shared, &mut self.connection, told.offset()).await?;
+        let is_there = told.offset() == 0 || found.is_some_and(|it| tag_of(&it) == told.tag());
+        if state.head().epoch() != told.epoch() || !is_there {
+            return Err(ReadError::rewritten().into());
+        }
+        self.chain.push_anyway(entry, &mut tell);
+        Ok(())
+    }
+
+    /// The next entries; none, if none has come while they were waited for.
+    async fn entries(&mut self, waits: bool) -> Result<Vec<Entry>, ReadFailure> {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(COUNT);
+        if waits {
+            command.arg("BLOCK").arg(BLOCK.as_millis() as u64);
+        }
+        command
+            .arg("STREAMS")
+            .arg(&self.shared.place.stream)
+            .arg(self.chain.id.to_string());
+        let reply: Value = self.connection.query(&command).await?;
+        let entries = entry::of_xread(reply);
+        Ok(entries.ok_or_else(|| Unexpected("no answer to XREAD".to_owned()))?)
+    }
+}
+
+/// What stands at this offset.
+async fn entry_at(
+    shared: &Shared,
+    connection: &mut Connection,
+    offset: u64,
+) -> Result<Option<Entry>, ReadFailure> {
+    let id = Id(offset, 0).to_string();
+    let mut command = redis::cmd("XRANGE");
+    command.arg(&shared.place.stream).arg(&id).arg(&id);
+    let reply: Value = connection.query(&command).await?;
+    let entries = entry::of_xrange(reply);
+    let entries = entries.ok_or_else(|| Unexpected("no answer to XRANGE".to_owned()))?;
+    Ok(entries.into_iter().next())
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.health.set(Side::Read, None);
+    }
+}
+
+enum Trouble {
+    Failure(ReadFailure),
+    End(ReadError),
+}
+
+impl From<ReadFailure> for Trouble {
+    fn from(failure: ReadFailure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<ReadError> for Trouble {
+    fn from(error: ReadError) -> Self {
+        Self::End(error)
+    }
+}

@@ -1,0 +1,178 @@
+//! Appends in batches: what has come while one batch was under way goes with the next.
+//!
+//! 1. One batch is under way at a time, and each has a number. The script notes the last one of each
+//!    publisher with what became of it, so that a batch which is sent again, because nothing was
+//!    heard of it, is carried out once. One that comes late, after a later one, is refused.
+//! 2. So a batch is sent again until its outcome is known or nobody waits for it any more.
+//! 3. A server that has gone is waited for, as long as an append may take. While it stays away
+//!    appends fail as soon as a try to reach it has failed.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Shared,
+    error::Unexpected,
+    link::{Connection, Side, is_answer},
+    queue::Append,
+};
+use crate::{
+    BoxError,
+    backplane::{AppendError, AppendErrorKind},
+    log::{Epoch, Position},
+};
+
+/// What the script says: the epoch, the offset of the first record, how many were appended, and why
+/// not more.
+type Reply = (Vec<u8>, u64, usize, String);
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    /// How many tries have failed since the last that did not.
+    failures: u32,
+    /// Until when a server that is away is waited for.
+    patience: Instant,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            failures: 0,
+            patience: Instant::now(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        // At once, so that it is known whether the server is there.
+        match shared.link.get(&shared.place, &shared.health).await {
+            Ok(_) => self.succeeded(),
+            Err(error) => shared.queue.set_trouble(Some(error)),
+        }
+        loop {
+            let batch = shared.queue.take().await;
+            self.send(batch).await;
+        }
+    }
+
+    async fn send(&mut self, batch: Vec<Append>) {
+        let shared = Arc::clone(&self.shared);
+        let number = shared.next_batch();
+        let mut may_be_sent = false;
+        while batch.iter().any(Append::is_awaited) {
+            let error = match shared.link.get(&shared.place, &shared.health).await {
+                Err(error) => error,
+                Ok(connection) => match self.try_to_send(connection, &batch, number).await {
+                    Ok(reply) => {
+                        self.succeeded();
+                        if finish(batch, reply, may_be_sent).is_err() {
+                            // It may be a replica now.
+                            shared.link.drop_connection().await;
+                        }
+                        return;
+                    }
+                    Err(error) if is_answer(&error) && !is_passing(&error) => {
+                        self.succeeded();
+                        return fail(batch, may_be_sent, || error.clone().into());
+                    }
+                    Err(error) => {
+                        may_be_sent |= !is_answer(&error);
+                        shared.health.set(Side::Append, Some(is_answer(&error)));
+                        shared.link.drop_connection().await;
+                        error
+                    }
+                },
+            };
+            shared.queue.set_trouble(Some(error.clone()));
+            if Instant::now() >= self.patience {
+                fail(batch, may_be_sent, || error.clone().into());
+                shared.queue.fail_all(&error);
+                return self.rest().await;
+            }
+            self.rest().await;
+        }
+    }
+
+    async fn try_to_send(
+        &self,
+        mut connection: Connection,
+        batch: &[Append],
+        number: u64,
+    ) -> Result<Reply, RedisError> {
+        let shared = &self.shared;
+        let mut command = connection.append(&shared.place);
+        command
+            .arg(&fastrand::u64(..).to_be_bytes()[..])
+            .arg(&shared.publisher)
+            .arg(number)
+            .arg(shared.place.options.window);
+        for append in batch {
+            command.arg(&append.envelope[..]);
+        }
+        connection.query(&command).await
+    }
+
+    fn succeeded(&mut self) {
+        let shared = &self.shared;
+        shared.health.set(Side::Append, Some(true));
+        if self.failures > 0 {
+            self.failures = 0;
+            shared.queue.set_trouble(None);
+        }
+        self.patience = Instant::now() + shared.place.options.append_timeout;
+    }
+
+    /// Rests after a try that has failed, longer each time.
+    async fn rest(&mut self) {
+        let longest = Duration::from_millis(50 << self.failures.min(4));
+        self.failures += 1;
+        sleep(longest.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    }
+}
+
+/// Tells what the server says. An error: it has refused some.
+fn finish(mut batch: Vec<Append>, reply: Reply, may_be_sent: bool) -> Result<(), ()> {
+    let (epoch, first, count, why_not) = reply;
+    let epoch = epoch.try_into().map(u64::from_be_bytes);
+    let epoch = Epoch::new(epoch.unwrap_or_default());
+    let refused = batch.split_off(count.min(batch.len()));
+    for (offset, append) in (first..).zip(batch) {
+        let position = Position::new(epoch, offset, append.tag);
+        append.finish(Ok(position));
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    fail(refused, may_be_sent, || Unexpected(why_not.clone()).into());
+    Err(())
+}
+
+fn fail(batch: Vec<Append>, may_be_sent: bool, cause: impl Fn() -> BoxError) {
+    let kind = if may_be_sent {
+        AppendErrorKind::MaybeSent
+    } else {
+        AppendErrorKind::NotSent
+    };
+    for append in batch {
+        append.finish(Err(AppendError::new(kind, cause())));
+    }
+}
+
+/// Whether a refusal is one of a server that is not ready, or not the right one any more.
+fn is_passing(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Server(kind) => matches!(
+            kind,
+            ServerErrorKind::NoScript
+                | ServerErrorKind::BusyLoading
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+        ),
+        _ => error.code() == Some("BUSY"),
+    }
+}

@@ -1,0 +1,294 @@
+//! Streams of JetStream that lose what they held, or turn into others: clients are told, soon, and
+//! the node goes on.
+
+mod support;
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream;
+use rustix::time::{ClockId, clock_gettime};
+use support::{
+    nats::{NatsServer, STREAM},
+    topics::{Client, publish},
+    within,
+};
+use tokio::time::{Instant, sleep, timeout};
+use tower_sse::{
+    Broker,
+    backplane::nats::JetStreamOptions,
+    broker::{Outcome, Position},
+};
+
+/// How soon clients have to be told.
+const SOON: Duration = Duration::from_secs(3);
+
+/// Two nodes, each with a client of topic `a` that has had `1` to `3`.
+struct Nodes {
+    server: NatsServer,
+    nodes: [Broker; 2],
+    clients: [Client; 2],
+}
+
+impl Nodes {
+    async fn start() -> Self {
+        Self::with(|options| options).await
+    }
+
+    async fn with(set: impl Fn(JetStreamOptions) -> JetStreamOptions) -> Self {
+        let server = NatsServer::start().await;
+        let nodes = [
+            Broker::new(set(server.options()).connect().await.unwrap()),
+            Broker::new(set(server.options()).connect().await.unwrap()),
+        ];
+        let mut clients = [
+            Client::subscribe(&nodes[0], "a").await,
+            Client::subscribe(&nodes[1], "a").await,
+        ];
+        for text in ["1", "2", "3"] {
+            publish(&nodes[0], "a", text).await;
+        }
+        for client in &mut clients {
+            assert_eq!(client.take(3).await, ["1", "2", "3"]);
+        }
+        Self {
+            server,
+            nodes,
+            clients,
+        }
+    }
+
+    /// Both are told of a gap, and get what is published then; and the nodes come to rest.
+    async fn are_told_and_go_on(mut self) -> Self {
+        let start = Instant::now();
+        for client in &mut self.clients {
+            let reason = timeout(SOON, client.gap()).await.expect("a gap");
+            println!("told: {reason}, after {:?}", start.elapsed());
+        }
+        for (at, text) in ["4", "5"].into_iter().enumerate() {
+            publish(&self.nodes[at], "a", text).await;
+            for client in &mut self.clients {
+                let mut next = client.next().await;
+                // A stream may have been made anew more than once.
+                while next.starts_with("gap") {
+                    next = client.next().await;
+                }
+                assert_eq!(next, text);
+            }
+        }
+        let second = Duration::from_secs(1);
+        let before = processor_time();
+        sleep(second).await;
+        let used = processor_time() - before;
+        println!("processor time in the second after: {used:?}");
+        assert!(used < second / 2, "{used:?} of {second:?}");
+        self
+    }
+}
+
+/// What this process has used, with the tests that run at the same time.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+async fn outcome_of(broker: &Broker, place: Position) -> Outcome {
+    let (mut client, outcome) = Client::resume(broker, "a", place).await;
+    if outcome == Outcome::Gap {
+        println!("{place}: {}", client.gap().await);
+    }
+    outcome
+}
+
+#[tokio::test]
+async fn a_stream_that_is_purged_is_told() {
+    let all = Nodes::start().await;
+    let before = Position::new(all.clients[0].place().epoch(), 0, 0);
+    all.server.stream().await.purge().await.unwrap();
+    let all = all.are_told_and_go_on().await;
+    assert_eq!(outcome_of(&all.nodes[1], before).await, Outcome::Gap);
+    // It is the same log: whoever has seen what came since has lost nothing.
+    let place = all.clients[0].place();
+    assert_eq!(outcome_of(&all.nodes[1], place).await, Outcome::Exact);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_is_made_anew_and_told() {
+    let all = Nodes::start().await;
+    let old = all.clients[0].place();
+    all.server
+        .admin()
+        .await
+        .delete_stream(STREAM)
+        .await
+        .unwrap();
+    let all = all.are_told_and_go_on().await;
+    assert_ne!(all.clients[0].place().epoch(), old.epoch());
+    assert_eq!(all.clients[0].place(), all.clients[1].place());
+    assert_eq!(outcome_of(&all.nodes[1], old).await, Outcome::Gap);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_made_anew_by_somebody_else_is_told() {
+    let all = Nodes::start().await;
+    let old = all.clients[0].place();
+    let admin = all.server.admin().await;
+    let config = admin
+        .get_stream(STREAM)
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    // With the same configuration, and as many messages as before; unless a node is faster.
+    let made_anew = async {
+        loop {
+            let _ = admin.delete_stream(STREAM).await;
+            if admin.create_stream(config.clone()).await.is_ok() {
+                return;
+            }
+        }
+    };
+    within("another stream", made_anew).await;
+    for _ in 0..3 {
+        let published = admin.publish(STREAM, "x".into()).await.unwrap();
+        published.await.unwrap();
+    }
+    let all = all.are_told_and_go_on().await;
+    assert_ne!(all.clients[0].place().epoch(), old.epoch());
+}
+
+#[tokio::test]
+async fn a_stream_in_memory_is_lost_with_its_server_and_that_is_told() {
+    let mut all = Nodes::with(JetStreamOptions::in_memory).await;
+    let old = all.clients[0].place();
+    all.server.restart().await;
+    let all = all.are_told_and_go_on().await;
+    assert_eq!(outcome_of(&all.nodes[0], old).await, Outcome::Gap);
+}
+
+#[tokio::test]
+async fn a_server_that_has_lost_its_files_is_told() {
+    let mut all = Nodes::start().await;
+    all.server.kill();
+    all.server.wipe();
+    all.server.restart().await;
+    all.are_told_and_go_on().await;
+}
+
+#[tokio::test]
+async fn what_happens_while_a_node_is_stopped_is_told_to_those_who_come_back() {
+    for is_deleted in [false, true] {
+        let Nodes {
+            server,
+            nodes,
+            clients,
+        } = Nodes::start().await;
+        let place = clients[0].place();
+        drop((nodes, clients));
+        if is_deleted {
+            server.admin().await.delete_stream(STREAM).await.unwrap();
+        } else {
+            server.stream().await.purge().await.unwrap();
+        }
+        let node = Broker::new(server.log().await);
+        assert_eq!(outcome_of(&node, place).await, Outcome::Gap, "{is_deleted}");
+        let mut client = Client::subscribe(&node, "a").await;
+        publish(&node, "a", "4").await;
+        assert_eq!(client.next().await, "4");
+    }
+}
+
+/// As a server does whose machine has failed, or a copy of it that was behind and took its place.
+#[tokio::test]
+async fn a_server_that_forgets_what_it_acknowledged_is_told_to_those_who_saw_it() {
+    let Nodes {
+        mut server,
+        nodes,
+        mut clients,
+    } = Nodes::start().await;
+    let known = clients[0].place();
+    server.kill();
+    server.set_aside();
+    server.restart().await;
+    for text in ["4", "5"] {
+        publish_again(&nodes[0], text).await;
+    }
+    for client in &mut clients {
+        assert_eq!(client.take(2).await, ["4", "5"]);
+    }
+    let forgotten = clients[0].place();
+
+    server.kill();
+    server.put_back();
+    server.restart().await;
+    // Another node writes over the same offsets, and further.
+    let other = Broker::new(server.log().await);
+    for text in ["other 4", "other 5", "other 6"] {
+        publish_again(&other, text).await;
+    }
+    for client in &mut clients {
+        let told = timeout(SOON, client.gap()).await;
+        println!("told: {:?}", told.expect("a gap"));
+    }
+    for node in nodes.iter().chain([&other]) {
+        assert_eq!(outcome_of(node, forgotten).await, Outcome::Gap);
+        let (mut client, outcome) = Client::resume(node, "a", known).await;
+        assert_eq!(outcome, Outcome::Exact);
+        assert_eq!(client.take(3).await, ["other 4", "other 5", "other 6"]);
+    }
+    publish(&nodes[0], "a", "7").await;
+    for client in &mut clients {
+        while client.next().await != "7" {}
+    }
+}
+
+async fn publish_again(node: &Broker, text: &str) {
+    let published = async {
+        while support::topics::try_publish(node, "a", text).await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within("the server", published).await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_deleted_from_the_stream_is_told_to_whoever_has_not_had_it() {
+    let all = Nodes::start().await;
+    let stream = all.server.stream().await;
+    let last = publish(&all.nodes[0], "a", "4").await.offset();
+    // One in the middle, then the last of all.
+    for offset in [2, last] {
+        stream.delete_message(offset).await.unwrap();
+        let node = Broker::new(all.server.log().await);
+        let before = Position::new(all.clients[0].place().epoch(), offset - 1, 0);
+        assert_eq!(outcome_of(&node, before).await, Outcome::Gap, "{offset}");
+    }
+    let node = Broker::new(all.server.log().await);
+    let mut client = Client::subscribe(&node, "a").await;
+    publish(&node, "a", "next").await;
+    assert_eq!(client.next().await, "next");
+}
+
+#[tokio::test]
+async fn a_stream_that_somebody_else_has_made_is_used_as_it_is() {
+    let server = NatsServer::start().await;
+    let config = stream::Config {
+        name: "theirs".to_owned(),
+        subjects: vec!["theirs.>".to_owned()],
+        max_messages: 5,
+        ..stream::Config::default()
+    };
+    let admin = server.admin().await;
+    let created = admin.create_stream(config).await.unwrap();
+    let config = created.cached_info().config.clone();
+    let options = server.options().stream("theirs").subject("theirs.events");
+    let nodes = [
+        Broker::new(options.clone().connect().await.unwrap()),
+        Broker::new(options.connect().await.unwrap()),
+    ];
+    let mut client = Client::subscribe(&nodes[0], "a").await;
+    publish(&nodes[1], "a", "1").await;
+    assert_eq!(client.next().await, "1");
+    let after = admin.get_stream("theirs").await.unwrap();
+    assert_eq!(after.cached_info().config, config);
+}

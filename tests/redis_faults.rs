@@ -1,0 +1,265 @@
+//! A Redis server that is away, that is killed, that stands still: nothing is lost, and nobody is
+//! left without an answer.
+
+#[path = "support/nodes.rs"]
+mod nodes;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/redis.rs"]
+mod redis_server;
+
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::{Instant, interval, sleep};
+use tower_sse::{
+    Broker,
+    backplane::{
+        AppendErrorKind,
+        redis::{RedisOptions, RedisStreams},
+    },
+    broker::{BrokerErrorKind, Outcome},
+};
+
+use nodes::{Client, LIMIT, TOLD, publish, try_publish, within};
+use proxy::{Proxy, Way};
+use redis_server::RedisServer;
+
+async fn node(server: &RedisServer) -> (Broker, RedisStreams) {
+    let log = RedisStreams::connect(server.url()).await.unwrap();
+    (Broker::new(log.clone()), log)
+}
+
+async fn is_connected(log: &RedisStreams, wanted: bool) {
+    let mut connected = log.connected();
+    let changed = connected.wait_for(|it| *it == wanted);
+    within("the log's health", changed).await.unwrap();
+    assert_eq!(log.is_connected(), wanted);
+}
+
+fn kind(result: Result<tower_sse::broker::Position, tower_sse::BrokerError>) -> AppendErrorKind {
+    let error = result.expect_err("published");
+    match error.kind() {
+        BrokerErrorKind::Append(kind) => kind,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_at_the_start_is_waited_for() {
+    let mut server = RedisServer::prepare(&[]);
+    let (broker, log) = node(&server).await;
+    let mut client = Client::join(&broker, "a", None).await;
+    assert_eq!(client.outcome, Outcome::Pending);
+    let start = Instant::now();
+    let error = try_publish(&broker, "never").await.unwrap_err();
+    assert!(start.elapsed() < TOLD, "{:?}", start.elapsed());
+    assert_eq!(
+        error.kind(),
+        BrokerErrorKind::Append(AppendErrorKind::NotSent)
+    );
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    assert!(cause.to_lowercase().contains("refused"), "{cause:?}");
+    client
+        .hears_nothing_but_heartbeats(Duration::from_secs(2))
+        .await;
+    assert!(!log.is_connected());
+
+    server.restart().await;
+    let start = Instant::now();
+    assert_eq!(client.next().await, "position:{}");
+    assert!(start.elapsed() < TOLD, "{:?}", start.elapsed());
+    is_connected(&log, true).await;
+    publish(&broker, "1").await;
+    assert_eq!(client.next().await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_under_load_and_started_again_loses_and_doubles_nothing() {
+    let mut server = RedisServer::start_persistent().await;
+    let (here, _) = node(&server).await;
+    let (there, _) = node(&server).await;
+    let mut clients = Vec::new();
+    for broker in [&here, &there] {
+        let mut client = Client::join_now(broker, "a").await;
+        clients.push(tokio::spawn(async move {
+            let mut seen = Vec::new();
+            loop {
+                let event = client.event().await;
+                assert_eq!(event.event_type, "message", "{}", event.data);
+                let is_last = event.data == "end";
+                seen.push((Instant::now(), client.id(), event.data));
+                if is_last {
+                    return seen;
+                }
+            }
+        }));
+    }
+
+    let acknowledged: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    let publisher = here.clone();
+    let noted = Arc::clone(&acknowledged);
+    let publishing = tokio::spawn(async move {
+        let mut ticks = interval(Duration::from_millis(1));
+        let mut number = 0;
+        for _ in 0..4000 {
+            ticks.tick().await;
+            for _ in 0..5 {
+                number += 1;
+                let (publisher, noted) = (publisher.clone(), Arc::clone(&noted));
+                tokio::spawn(async move {
+                    let text = number.to_string();
+                    if try_publish(&publisher, &text).await.is_ok() {
+                        noted.lock().unwrap().insert(text);
+                    }
+                });
+            }
+        }
+    });
+    sleep(Duration::from_millis(1000)).await;
+    server.kill();
+    sleep(Duration::from_millis(1500)).await;
+    server.restart().await;
+    let restarted = Instant::now();
+    within("the publisher", publishing).await.unwrap();
+    // What is still under way has its outcome by then.
+    sleep(Duration::from_secs(5)).await;
+    nodes::publish_at_last(&here, "end").await;
+
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+    assert!(acknowledged.len() > 10_000, "{}", acknowledged.len());
+    for client in clients {
+        let seen = within("the client", client).await.unwrap();
+        let ids: Vec<_> = seen.iter().map(|(_, id, _)| id).collect();
+        let offsets: Vec<u64> = ids
+            .iter()
+            .map(|id| id.split('-').nth(1).unwrap().parse().unwrap())
+            .collect();
+        for pair in offsets.windows(2) {
+            assert!(pair[0] < pair[1], "{pair:?}");
+        }
+        let texts: BTreeSet<_> = seen.iter().map(|(_, _, text)| text.clone()).collect();
+        assert_eq!(texts.len(), seen.len(), "something came twice");
+        let missing: Vec<_> = acknowledged.difference(&texts).collect();
+        assert!(missing.is_empty(), "{} are missing", missing.len());
+        let first_after = seen.iter().find(|(time, ..)| *time > restarted);
+        let pause = first_after.unwrap().0 - restarted;
+        assert!(pause < Duration::from_secs(3), "{pause:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_makes_publishing_fail_in_time_and_everything_goes_on_after() {
+    let server = RedisServer::start().await;
+    let log = RedisOptions::new(server.url())
+        .append_timeout(Duration::from_secs(1))
+        .connect()
+        .await
+        .unwrap();
+    let broker = Broker::new(log.clone());
+    let mut client = Client::join_now(&broker, "a").await;
+    publish(&broker, "before").await;
+    assert_eq!(client.next().await, "before");
+
+    server.freeze();
+    let start = Instant::now();
+    assert_eq!(
+        kind(try_publish(&broker, "maybe").await),
+        AppendErrorKind::MaybeSent
+    );
+    let first = start.elapsed();
+    assert!(first >= Duration::from_secs(1), "{first:?}");
+    assert!(first < Duration::from_secs(2), "{first:?}");
+    // This one comes to the connection that is being made anew, or waits for it.
+    let _ = kind(try_publish(&broker, "maybe too").await);
+    assert!(start.elapsed() < Duration::from_secs(4));
+    client
+        .hears_nothing_but_heartbeats(Duration::from_secs(4))
+        .await;
+    assert!(!log.is_connected());
+    server.thaw();
+
+    is_connected(&log, true).await;
+    nodes::publish_at_last(&broker, "after").await;
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|last| last != "after") {
+        seen.push(client.next().await);
+    }
+    let maybe = |text: &String| text == "maybe" || text == "maybe too";
+    let rest = &seen[..seen.len() - 1];
+    assert!(rest.iter().all(maybe) && rest.len() <= 2, "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_append_that_was_carried_out_unheard_is_not_carried_out_twice() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(Way::To(server.port())).await;
+    let url = format!("redis://127.0.0.1:{}/", proxy.port());
+    let broker = Broker::new(RedisStreams::connect(url).await.unwrap());
+    let (other, _) = node(&server).await;
+    let mut client = Client::join_now(&other, "a").await;
+    publish(&broker, "1").await;
+    for number in 2..6 {
+        proxy.set(Way::Unheard(server.port()));
+        let publisher = broker.clone();
+        let publishing =
+            tokio::spawn(async move { publish(&publisher, &number.to_string()).await });
+        // It is in the log, and nobody has told the publisher.
+        client.reaches(&number.to_string()).await;
+        assert!(!publishing.is_finished());
+        proxy.set(Way::Cut);
+        proxy.set(Way::To(server.port()));
+        let position = within("the publisher", publishing).await.unwrap();
+        assert_eq!(position.to_string(), client.id());
+    }
+    publish(&broker, "end").await;
+    assert_eq!(client.next().await, "end");
+    let length: u64 = server.query(&["XLEN", "{tower-sse}:log"]).await;
+    assert_eq!(length, 6);
+}
+
+#[tokio::test]
+async fn a_resume_while_the_server_is_away_is_pending_and_then_right() {
+    let mut server = RedisServer::start_persistent().await;
+    let (broker, _) = node(&server).await;
+    let mut client = Client::join_now(&broker, "a").await;
+    publish(&broker, "1").await;
+    assert_eq!(client.next().await, "1");
+    let known = client.id();
+    publish(&broker, "2").await;
+    assert_eq!(client.next().await, "2");
+    server.kill();
+    // A node that has read the log goes on with what it has; one that starts waits.
+    let here = Client::join(&broker, "a", Some(&known)).await;
+    assert_eq!(here.outcome, Outcome::Exact);
+    let (starting, _) = node(&server).await;
+    let unknown = known.replace("-1-", "-77-");
+    let mut pending = Vec::new();
+    for id in [&known, &unknown] {
+        let client = Client::join(&starting, "a", Some(id)).await;
+        assert_eq!(client.outcome, Outcome::Pending);
+        pending.push(client);
+    }
+    for client in &mut pending {
+        client
+            .hears_nothing_but_heartbeats(Duration::from_secs(1))
+            .await;
+    }
+    server.restart().await;
+    let [exact, told] = &mut pending[..] else {
+        panic!("two clients");
+    };
+    assert_eq!(exact.next().await, "2");
+    assert!(told.next().await.starts_with("gap:"));
+    publish(&starting, "3").await;
+    assert_eq!(exact.next().await, "3");
+    told.reaches("3").await;
+    for mut client in [here, client] {
+        client.reaches("3").await;
+    }
+    let _ = LIMIT;
+}

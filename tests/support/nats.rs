@@ -1,0 +1,228 @@
+//! NATS servers with JetStream, on ports of their own, which end with the test.
+
+#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio, id},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use async_nats::jetstream::{self, stream};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tower_sse::backplane::nats::{JetStream, JetStreamOptions};
+
+/// A server with a folder of its own. It is killed when this is dropped.
+pub(crate) struct NatsServer {
+    process: Option<Child>,
+    folder: PathBuf,
+    port: u16,
+    monitor: u16,
+    max_payload: usize,
+    /// More of its configuration.
+    pub(crate) more: &'static str,
+}
+
+/// How long a server may take to start: generous, because machines are busy.
+const LIMIT: Duration = Duration::from_secs(20);
+
+const MISSING: &str = "nats-server cannot be started: install it, `apt-get install nats-server`";
+
+impl NatsServer {
+    pub(crate) async fn start() -> Self {
+        Self::with_max_payload(1 << 20).await
+    }
+
+    /// A server that takes messages of this size.
+    pub(crate) async fn with_max_payload(max_payload: usize) -> Self {
+        let mut server = Self::stopped();
+        server.max_payload = max_payload;
+        server.restart().await;
+        server
+    }
+
+    /// One that is not there yet.
+    pub(crate) fn stopped() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::SeqCst);
+        let folder = std::env::temp_dir().join(format!("tower-sse-nats-{}-{count}", id()));
+        fs::create_dir_all(&folder).unwrap();
+        let [port, monitor] = free_ports();
+        Self {
+            process: None,
+            folder,
+            port,
+            monitor,
+            max_payload: 1 << 20,
+            more: "",
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn log(&self) -> JetStream {
+        self.options().connect().await.unwrap()
+    }
+
+    pub(crate) fn options(&self) -> JetStreamOptions {
+        JetStreamOptions::new(self.url())
+    }
+
+    /// A client that is none of the crate's.
+    pub(crate) async fn admin(&self) -> jetstream::Context {
+        jetstream::new(async_nats::connect(self.url()).await.unwrap())
+    }
+
+    /// The stream, as such a client has it.
+    pub(crate) async fn stream(&self) -> stream::Stream {
+        let admin = self.admin().await;
+        admin.get_stream(STREAM).await.unwrap()
+    }
+
+    /// Starts it, again, on the same port and in the same folder.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        let config = self.folder.join("config");
+        let text = format!(
+            "listen: 127.0.0.1:{}\nhttp: 127.0.0.1:{}\nmax_payload: {}\njetstream {{ store_dir: {:?} }}\n{}\n",
+            self.port, self.monitor, self.max_payload, self.folder, self.more
+        );
+        fs::write(&config, text).unwrap();
+        let log = fs::File::create(self.folder.join("log")).unwrap();
+        // Debian has servers where a user's path may not look.
+        let programs = ["nats-server", "/usr/sbin/nats-server"];
+        let start = |program| {
+            Command::new(program)
+                .arg("-c")
+                .arg(&config)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log.try_clone().unwrap())
+                .spawn()
+        };
+        let process = programs.into_iter().find_map(|program| start(program).ok());
+        self.process = Some(process.expect(MISSING));
+        let answers = async {
+            while self.try_monitor("/healthz").await.is_none() {
+                let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+                if let Some(status) = ended {
+                    let said = fs::read_to_string(self.folder.join("log"));
+                    panic!("nats-server has ended, {status}: {said:?}");
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LIMIT, answers)
+            .await
+            .expect("the NATS server answers");
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Loses all that it has stored. It has to be killed first.
+    pub(crate) fn wipe(&self) {
+        fs::remove_dir_all(self.folder.join("jetstream")).unwrap();
+    }
+
+    /// Sets aside what it has stored. It has to be killed first.
+    pub(crate) fn set_aside(&self) {
+        copy_all(&self.folder.join("jetstream"), &self.folder.join("aside"));
+    }
+
+    /// Has again what was set aside, and nothing else. It has to be killed first.
+    pub(crate) fn put_back(&self) {
+        self.wipe();
+        copy_all(&self.folder.join("aside"), &self.folder.join("jetstream"));
+    }
+
+    pub(crate) fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).unwrap();
+        // Its threads stop one after the other.
+        waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap();
+    }
+
+    pub(crate) fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.process.as_ref().unwrap())
+    }
+
+    /// How many clients are connected, and how many consumers there are.
+    pub(crate) async fn clients_and_consumers(&self) -> (u64, u64) {
+        let connections = self.try_monitor("/connz").await.unwrap();
+        let streams = self.try_monitor("/jsz").await.unwrap();
+        let number = |of: &Value| of.as_u64().unwrap();
+        (
+            number(&connections["num_connections"]),
+            number(&streams["consumers"]),
+        )
+    }
+
+    /// How many clients have connected ever.
+    pub(crate) async fn connections_ever(&self) -> u64 {
+        let figures = self.try_monitor("/varz").await.unwrap();
+        figures["total_connections"].as_u64().unwrap()
+    }
+
+    async fn try_monitor(&self, path: &str) -> Option<Value> {
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.monitor))
+            .await
+            .ok()?;
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.contains(" 200 ")
+            .then(|| serde_json::from_str(body).ok())?
+    }
+}
+
+/// The name that a log has by default.
+pub(crate) const STREAM: &str = "tower-sse";
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (from, to) = (
+            entry.as_ref().unwrap().path(),
+            to.join(entry.unwrap().file_name()),
+        );
+        if from.is_dir() {
+            copy_all(&from, &to);
+        } else {
+            fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+fn free_ports() -> [u16; 2] {
+    let listeners = [(), ()].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}

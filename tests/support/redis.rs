@@ -1,0 +1,188 @@
+//! A Redis server of the test's own, which ends with it.
+
+#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
+
+use std::{
+    env, fs,
+    net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep};
+
+/// How long a server may take to start, on a machine that is busy.
+const START: Duration = Duration::from_secs(20);
+
+const MISSING: &str = "these tests need redis-server (7.0 or later), which was not found: \
+                       apt-get install redis-server, or see https://redis.io/docs/latest/get-started/";
+
+static FOLDERS: AtomicUsize = AtomicUsize::new(0);
+
+/// A server on a free port, with a folder of its own. Both are gone when this is dropped.
+pub(crate) struct RedisServer {
+    child: Option<Child>,
+    port: u16,
+    folder: PathBuf,
+    options: Vec<String>,
+}
+
+impl RedisServer {
+    /// Starts a server that forgets everything when it ends.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&["--save", "", "--appendonly", "no"]).await
+    }
+
+    /// Starts a server that writes each command to its disk.
+    pub(crate) async fn start_persistent() -> Self {
+        Self::start_with(&["--save", "", "--appendonly", "yes"]).await
+    }
+
+    pub(crate) async fn start_with(options: &[&str]) -> Self {
+        let mut server = Self::prepare(options);
+        server.restart().await;
+        server
+    }
+
+    /// Has a port and a folder, and does not run yet.
+    pub(crate) fn prepare(options: &[&str]) -> Self {
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tower-sse-redis-{}-{number}", std::process::id());
+        let folder = env::temp_dir().join(name);
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        Self {
+            child: None,
+            port: free_port(),
+            folder,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        }
+    }
+
+    /// Starts the server again, on the same port, with what is in its folder.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        let until = Instant::now() + START;
+        loop {
+            let log = fs::File::create(self.folder.join("stdout")).expect("a file");
+            let child = Command::new("redis-server")
+                .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+                .args(["--daemonize", "no", "--dir"])
+                .arg(&self.folder)
+                .args(&self.options)
+                .stdin(Stdio::null())
+                .stdout(log)
+                .stderr(Stdio::null())
+                .spawn();
+            self.child = Some(child.unwrap_or_else(|error| panic!("{MISSING} ({error})")));
+            // It ends at once if somebody has taken the port meanwhile.
+            while !self.has_ended() {
+                if let Ok(answer) = self.try_query::<String>(&["PING"]).await {
+                    assert_eq!(answer, "PONG");
+                    return;
+                }
+                assert!(Instant::now() < until, "{}", self.output());
+                sleep(Duration::from_millis(5)).await;
+            }
+            assert!(Instant::now() < until, "{}", self.output());
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("it was started");
+        child.try_wait().expect("a child").is_some()
+    }
+
+    fn output(&self) -> String {
+        let output = fs::read_to_string(self.folder.join("stdout"));
+        format!("redis-server has not started: {output:?}")
+    }
+
+    /// Kills the server, as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("a child");
+            child.wait().expect("a child");
+        }
+    }
+
+    /// Stops the server in its tracks: it keeps its connections, and answers nothing.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        let pid = Pid::from_child(child);
+        kill_process(pid, signal).expect("a signal");
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// A connection of the test's own.
+    pub(crate) async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(START))
+            .set_response_timeout(Some(START));
+        let client = redis::Client::open(self.url())?;
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
+    pub(crate) async fn try_query<T: FromRedisValue>(
+        &self,
+        command: &[&str],
+    ) -> Result<T, RedisError> {
+        let mut connection = self.connection().await?;
+        let mut query = redis::cmd(command[0]);
+        query.arg(&command[1..]);
+        query.query_async(&mut connection).await
+    }
+
+    /// Sends a command, in words.
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        let answer = self.try_query(command).await;
+        answer.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// How often the server has been asked for each command.
+    pub(crate) async fn calls(&self) -> Vec<(String, u64)> {
+        let stats: String = self.query(&["INFO", "commandstats"]).await;
+        let lines = stats.lines().filter_map(|line| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+            let calls = rest.strip_prefix("calls=")?.split(',').next()?;
+            Some((name.to_owned(), calls.parse().ok()?))
+        });
+        lines.collect()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("an address").port()
+}

@@ -1,0 +1,107 @@
+//! Clients of a broker that need no socket.
+
+use std::time::Duration;
+
+use http::Request;
+use tower_sse::{
+    Broker, BrokerError, Event, SseConnection, SseLayer,
+    broker::{Outcome, Position, Resume},
+    test_util::{EventReader, connection_of},
+};
+
+/// A stream of events, subscribed to topics.
+pub(crate) struct Client {
+    pub(crate) sse: SseConnection,
+    pub(crate) events: EventReader,
+}
+
+impl Client {
+    /// A client with this `Last-Event-ID`, and heartbeats every 100 ms, that is not subscribed yet.
+    pub(crate) async fn connect(place: Option<Position>) -> Self {
+        let mut request = Request::get("/");
+        if let Some(place) = place {
+            request = request.header("last-event-id", place.to_string());
+        }
+        let layer = SseLayer::any_path().keep_alive(Duration::from_millis(100));
+        let (sse, events) = connection_of(&layer, request.body(()).unwrap()).await;
+        let events = events.time_limit(super::LIMIT);
+        Self { sse, events }
+    }
+
+    /// A new client, live.
+    pub(crate) async fn subscribe(broker: &Broker, topic: &str) -> Self {
+        let client = Self::connect(None).await;
+        let resume = broker.subscribe(&client.sse, topic).await.unwrap();
+        assert_eq!(decided(&resume).await, Outcome::Fresh);
+        resume.live();
+        client
+    }
+
+    /// A client that comes back, live, and what becomes of its place.
+    pub(crate) async fn resume(broker: &Broker, topic: &str, place: Position) -> (Self, Outcome) {
+        let client = Self::connect(Some(place)).await;
+        let resume = broker.subscribe(&client.sse, topic).await.unwrap();
+        let outcome = decided(&resume).await;
+        resume.live();
+        (client, outcome)
+    }
+
+    /// The next event but `welcome` and `position`: of a message its data alone.
+    pub(crate) async fn next(&mut self) -> String {
+        self.next_with_place().await.0
+    }
+
+    /// The next event, and its place.
+    pub(crate) async fn next_with_place(&mut self) -> (String, Option<Position>) {
+        loop {
+            let event = self.events.event().await.unwrap();
+            let place = Position::parse(event.last_event_id.as_bytes());
+            match &*event.event_type {
+                "welcome" | "position" => {}
+                "message" => return (event.data, place),
+                other => return (format!("{other} {}", event.data), place),
+            }
+        }
+    }
+
+    /// The next events, so many.
+    pub(crate) async fn take(&mut self, count: usize) -> Vec<String> {
+        let mut taken = Vec::with_capacity(count);
+        for _ in 0..count {
+            taken.push(self.next().await);
+        }
+        taken
+    }
+
+    /// Reads on until a gap is told, and gives its reason.
+    pub(crate) async fn gap(&mut self) -> String {
+        loop {
+            let event = self.events.event().await.unwrap();
+            if event.event_type == "gap" {
+                let gap: serde_json::Value = serde_json::from_str(&event.data).unwrap();
+                return gap["reason"].as_str().unwrap().to_owned();
+            }
+        }
+    }
+
+    /// The place with which it would come back.
+    pub(crate) fn place(&self) -> Position {
+        Position::parse(self.events.last_event_id().as_bytes()).unwrap()
+    }
+}
+
+pub(crate) async fn decided(resume: &Resume) -> Outcome {
+    super::within("an outcome", resume.decided()).await
+}
+
+pub(crate) async fn publish(broker: &Broker, topic: &str, text: &str) -> Position {
+    try_publish(broker, topic, text).await.unwrap()
+}
+
+pub(crate) async fn try_publish(
+    broker: &Broker,
+    topic: &str,
+    text: &str,
+) -> Result<Position, BrokerError> {
+    broker.publish(topic, Event::message(text)).await
+}
