@@ -56,6 +56,7 @@
 //! - [`connection`]: the life of a connection and its end, its outbox, the registry, figures.
 //! - [`event`]: what goes over the wire, and a parser for it.
 //! - [`broker`]: topics, replay, the places that clients come back with, slow consumers.
+//! - `serve` (a feature): a server for them, with direct streams.
 //! - [`backplane`]: the log behind a broker, and what an implementation of one guarantees.
 //!
 //! # Cancel safety
@@ -84,14 +85,14 @@
 //! The crate follows semantic versioning: before 1.0 a new minor version may break what is public
 //! here. Types of other crates are public where they have to be: those of `bytes`, `http`,
 //! `http-body`, `serde`, `tokio` (its `Instant`), `tower-layer`, `tower-service`, `futures-core` and
-//! `uuid`; in `axum`, those of `axum-core`. Features `metrics` and `tracing` show no types, but speak
+//! `uuid`; in `axum`, those of `axum-core`; in `serve`, `hyper`'s `Incoming` and `tokio`'s streams. Features `metrics` and `tracing` show no types, but speak
 //! to the recorder of `metrics` 0.24 and to the subscriber of `tracing` 0.1; the names of figures,
 //! spans, events and fields are public too. The default build needs Rust 1.85; raising that is a minor version.
 //!
 //! # What it does not do
 //!
-//! - Close the socket of a client that has stopped reading: its connection ends, but the socket is
-//!   the server's, and stays until the client leaves or the server's own timeouts act.
+//! - Close the socket of a client that has stopped reading, under another server than its own: its
+//!   connection ends, but the socket stays until the client leaves or that server's timeouts act.
 //! - Reach beyond its process: [`Connections`] knows the streams that were opened here, and a log in
 //!   memory ends with its process. One that many share goes behind
 //!   [`Backplane`](backplane::Backplane), as those in Redis and JetStream do.

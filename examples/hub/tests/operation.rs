@@ -23,7 +23,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 fn hub_of(line: &str) -> Hub {
     let options = Options::parse(line.split_whitespace().map(str::to_owned));
-    super::hub(options.unwrap())
+    hub(options.unwrap())
 }
 
 async fn json(app: &Router) -> TestResult<Value> {
