@@ -7,11 +7,13 @@
 //! # What is promised
 //!
 //! What [`publish`](crate::Broker::publish) has acknowledged reaches every node, once and in order,
-//! for as long as Redis keeps it. A server with persistence (`appendonly yes`) that is killed and
-//! started again costs no event and brings none twice: an append that met a broken connection is
-//! repeated, and carried out once. A server that has lost or forgotten what it had (no persistence,
-//! `FLUSHALL`, a failover to a replica that was behind) is found out within some two seconds, and
-//! all clients are told of a gap.
+//! for as long as Redis keeps it. A server that keeps what it has acknowledged is killed and started
+//! again, and no event is lost and none comes twice: an append that met a broken connection is
+//! repeated, and carried out once. With `appendonly yes` and `appendfsync always` it does keep it;
+//! with `everysec`, which is the default, it may forget the last two seconds, also when only its
+//! process is killed. A server that has lost or forgotten what it had (so, or by `FLUSHALL`, or in a
+//! failover to a replica that was behind) is found out within some two seconds after it can be
+//! reached, and all clients are told of a gap.
 //!
 //! Nothing that others write into the stream reaches a client: it is passed over and counted
 //! ([`RedisStreams::skipped`]).
