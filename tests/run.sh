@@ -13,6 +13,9 @@ step() {
 install_programs() {
     local missing=() as_root=()
     command -v curl >/dev/null || missing+=(curl) # a client that the tests did not write
+    # Proxies to go through. Their folder is not on every user's path.
+    PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || missing+=(nginx)
+    PATH="$PATH:/usr/sbin" command -v haproxy >/dev/null || missing+=(haproxy)
     command -v cc >/dev/null || missing+=(build-essential) # Rust links with it
     command -v redis-server >/dev/null || missing+=(redis-server) # the log of several nodes
     # So is this, which Debian has where a user's path may not look.
