@@ -69,6 +69,11 @@ done
 step cargo test --locked --all-features --lib --tests --examples
 step cargo test --locked --all-features --doc
 
+# What goes over sockets once more, on the crate's own server: with direct streams, and without.
+on_sockets=(--test 'sockets_*' --test resume_clients)
+step env SERVER=direct cargo test --locked --all-features "${on_sockets[@]}"
+step env SERVER=hyper cargo test --locked --all-features "${on_sockets[@]}"
+
 # The broker's hand-shakes between threads, through all their interleavings.
 step cargo fmt --check --manifest-path loom/Cargo.toml
 step cargo test --locked --manifest-path loom/Cargo.toml --target-dir target
