@@ -72,8 +72,7 @@ async fn seconds(sse: SseConnection) -> Result<(), tower_sse::Error> {
 }
 
 fn self_made() -> Result<Pair, rcgen::Error> {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["localhost".to_owned()])?;
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()])?;
     let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
     Ok((vec![cert.der().clone()], key))
 }
