@@ -21,7 +21,7 @@ use futures_util::{StreamExt, stream, stream::BoxStream};
 use http::StatusCode;
 use launchdarkly_sdk_transport::HyperTransport;
 use reqwest_eventsource::{EventSource, retry::Constant};
-use support::{until, within};
+use support::{server::serve_as_set, until, within};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader, stdin},
     net::TcpListener,
@@ -91,7 +91,7 @@ impl Server {
             .unwrap();
         let listener = runtime.spawn(bind(address)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        runtime.spawn(async { axum::serve(listener, app).await });
+        runtime.spawn(serve_as_set(listener, app));
         Self {
             address,
             runtime: Some(runtime),
@@ -129,7 +129,7 @@ async fn serve_until_input_ends(address: &str) {
     let app = app(&Broker::in_memory(), &Places::default());
     let mut input = stdin();
     tokio::select! {
-        served = async { axum::serve(listener, app).await } => served.unwrap(),
+        () = serve_as_set(listener, app) => {}
         _ = input.read_u8() => {}
     }
     // Its runtime would wait for what reads the input.

@@ -13,6 +13,9 @@ step() {
 install_programs() {
     local missing=() as_root=()
     command -v curl >/dev/null || missing+=(curl) # a client that the tests did not write
+    # Proxies to go through. Their folder is not on every user's path.
+    PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || missing+=(nginx)
+    PATH="$PATH:/usr/sbin" command -v haproxy >/dev/null || missing+=(haproxy)
     command -v cc >/dev/null || missing+=(build-essential) # Rust links with it
     command -v redis-server >/dev/null || missing+=(redis-server) # the log of several nodes
     # So is this, which Debian has where a user's path may not look.
@@ -65,6 +68,11 @@ done
 # The examples have tests, which cargo leaves out unless it is asked.
 step cargo test --locked --all-features --lib --tests --examples
 step cargo test --locked --all-features --doc
+
+# What goes over sockets once more, on the crate's own server: with direct streams, and without.
+on_sockets=(--test 'sockets_*' --test resume_clients)
+step env SERVER=direct cargo test --locked --all-features "${on_sockets[@]}"
+step env SERVER=hyper cargo test --locked --all-features "${on_sockets[@]}"
 
 # The broker's hand-shakes between threads, through all their interleavings.
 step cargo fmt --check --manifest-path loom/Cargo.toml

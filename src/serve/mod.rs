@@ -27,6 +27,14 @@
 //! response's body is kept, without being polled, and dropped when the stream has ended: permits and
 //! guards in it fall then.
 //!
+//! # Behind a proxy
+//!
+//! nginx passes events on at once, as it is. haproxy does so with `option http-no-delay`, and holds
+//! each back by up to 200 ms without it. nginx says at once that a client has left, haproxy when
+//! something is written to it: so the [heartbeat](crate::SseLayer::keep_alive) bounds for how long
+//! one that has left behind haproxy is kept. Streams are direct where the proxy asks with HTTP/1.1
+//! (nginx: `proxy_http_version 1.1`).
+//!
 //! # Example
 //!
 //! ```no_run

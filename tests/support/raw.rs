@@ -48,13 +48,6 @@ impl Raw {
         Self::over(socket.connect(address).await.unwrap())
     }
 
-    /// One with segments as short as over a real network.
-    pub(crate) async fn connect_short(address: SocketAddr) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        SockRef::from(&socket).set_tcp_mss(1460).unwrap();
-        Self::over(socket.connect(address).await.unwrap())
-    }
-
     /// Connects, and sends a request: its first line and headers, each ended by `\r\n`.
     pub(crate) async fn request(address: SocketAddr, request: &str) -> Self {
         let mut client = Self::connect(address).await;

@@ -50,6 +50,31 @@ pub(crate) enum Hyper {
     Auto,
 }
 
+/// What `SERVER` says of the server that tests without a wish of their own run on: the crate's, with
+/// direct streams or with none, or another one.
+pub(crate) fn is_direct() -> Option<bool> {
+    match std::env::var("SERVER").as_deref() {
+        Ok("direct") => Some(true),
+        Ok("hyper") => Some(false),
+        Ok(other) => panic!("SERVER={other}: it is `direct`, `hyper` or nothing"),
+        Err(_) => None,
+    }
+}
+
+/// Serves an application by `axum::serve`, or as `SERVER` says.
+pub(crate) async fn serve_as_set(listener: TcpListener, app: Router) {
+    let served = match is_direct() {
+        None => axum::serve(listener, app).await,
+        Some(is_direct) => {
+            let listener = tower_sse::serve::TcpListener::from(listener);
+            tower_sse::serve::serve(listener, app)
+                .direct(is_direct)
+                .await
+        }
+    };
+    served.unwrap();
+}
+
 impl Server {
     /// Runs what serves a listener until it is asked to stop.
     pub(crate) async fn start<F>(serve: impl FnOnce(TcpListener, Stopped) -> F) -> Self
@@ -78,14 +103,10 @@ impl Server {
         }
     }
 
-    /// `axum::serve`, with its graceful shutdown; or, where `SERVER` is set to `direct` or to `hyper`,
-    /// the crate's own server with direct streams or without.
+    /// `axum::serve`, with its graceful shutdown, or the server that `SERVER` says.
     pub(crate) async fn axum(app: Router) -> Self {
-        match std::env::var("SERVER").as_deref() {
-            Ok("direct") => return Self::ours(app, true).await,
-            Ok("hyper") => return Self::ours(app, false).await,
-            Ok(other) => panic!("SERVER={other}: it is `direct`, `hyper` or nothing"),
-            Err(_) => {}
+        if let Some(is_direct) = is_direct() {
+            return Self::ours(app, is_direct).await;
         }
         Self::start(|listener, stopped| async {
             let serve = axum::serve(listener, app).with_graceful_shutdown(stopped);
@@ -121,15 +142,26 @@ impl Server {
         })
     }
 
-    /// One of hyper's servers, with hyper-util's graceful shutdown.
+    /// One of hyper's servers, with hyper-util's graceful shutdown; or, where it may speak both
+    /// versions, the one that `SERVER` says.
     pub(crate) async fn hyper<S, B>(which: Hyper, service: S) -> Self
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send,
         S::Error: Into<BoxError>,
         B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B::Error: Into<BoxError> + Send,
     {
+        if let Some(is_direct) = is_direct().filter(|_| which == Hyper::Auto) {
+            return Self::start(move |listener, stopped| async move {
+                let listener = tower_sse::serve::TcpListener::from(listener);
+                let serve = tower_sse::serve::serve(listener, service)
+                    .direct(is_direct)
+                    .with_graceful_shutdown(stopped);
+                serve.await.unwrap();
+            })
+            .await;
+        }
         let service = TowerToHyperService::new(service);
         Self::start(move |listener, mut stopped| async move {
             let graceful = GracefulShutdown::new();
