@@ -118,6 +118,25 @@ impl Reader {
         }
     }
 
+    /// Whether the connection was ended by somebody else, while what it has given is being written.
+    /// Wakes this task when it is.
+    pub(crate) fn poll_cut_off(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.shared.lock();
+        if state.is_ended {
+            // By itself, with its last frame, which is still to be written.
+            return if self.is_ended() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            };
+        }
+        // Not as one that sleeps: since when something waits is left as it is.
+        let old = state.reader.replace(cx.waker().clone());
+        drop(state);
+        drop(old);
+        Poll::Pending
+    }
+
     /// The body has been polled, and has given this.
     pub(crate) fn polled(&mut self, frame: Option<&Bytes>) {
         let (leaving, first) = match (&self.leaving, frame) {

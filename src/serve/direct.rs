@@ -143,7 +143,13 @@ where
             match this.out.poll_write(io, cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Left::Gone),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    // One that takes too little may be ended meanwhile: the socket goes with it.
+                    if this.reader.poll_cut_off(cx).is_ready() {
+                        return Poll::Ready(Left::Gone);
+                    }
+                    break;
+                }
             }
             if this.is_last {
                 let received = mem::take(&mut this.received).freeze();

@@ -113,7 +113,8 @@ pub fn serve<L, S>(listener: L, service: S) -> Serve<L, S> {
 ///
 /// # Cancel safety
 ///
-/// If the future is dropped, all connections end at once.
+/// If the future is dropped, all connections end at once, but those that were upgraded (to a
+/// WebSocket, say): they are the application's, and no shutdown waits for them.
 #[must_use = "nothing is served until this is awaited"]
 pub struct Serve<L, S> {
     listener: L,
@@ -159,13 +160,17 @@ impl<L, S> Serve<L, S> {
 
     /// Closes a connection whose peer has taken nothing for this long, though something is to be
     /// written: 30 seconds by default, none for no bound.
+    ///
+    /// "Taken" is what the peer's kernel has made room for: it may show none for longer than this
+    /// while its program reads on at a kilobyte a second out of what has arrived already.
     pub fn write_deadline(mut self, time: Option<Duration>) -> Self {
         self.settings.write_deadline = time;
         self
     }
 
     /// Closes a connection whose next request's head has not come within this time, from the opening
-    /// or from the last response on; a handshake has as long. 75 seconds by default: more than the
+    /// or from the last response on. On a new connection the handshake, the first bytes and the rest
+    /// of the head have as long each. 75 seconds by default: more than the
     /// minute for which load balancers keep an idle connection, which they would else use just when
     /// it is closed.
     pub fn header_read_timeout(mut self, time: Duration) -> Self {
