@@ -15,6 +15,8 @@
 
 #[path = "fan_out/epoll.rs"]
 mod epoll;
+#[path = "support/files.rs"]
+mod files;
 #[path = "support/goals.rs"]
 mod goals;
 #[path = "fan_out/load.rs"]
@@ -24,7 +26,6 @@ mod server;
 
 use std::{rc::Rc, time::Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::LocalSet;
 
 use goals::{Wanted, goal};
@@ -99,20 +100,6 @@ impl Rival {
     }
 }
 
-/// Raises the limit of open files as far as it goes. Gives how many that are.
-fn raise_file_limit() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    current.map_or(usize::MAX, |files| files as usize)
-}
-
 fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);
@@ -182,7 +169,7 @@ async fn compare(subscribers: usize, files: usize) {
 }
 
 fn main() {
-    let files = raise_file_limit();
+    let files = files::raise_limit();
     if let Some(contender) = server::role() {
         server::serve(contender);
         return;
