@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench fan_out               1,000 subscribers
 //! cargo bench --bench fan_out -- 10000      as many as are asked for
+//! cargo bench --bench fan_out -- paced      20 events a second, and how late they come
 //! ```
 //!
 //! Ours, a broker behind the layer, on the crate's own server with direct streams and on
@@ -21,6 +22,8 @@ mod files;
 mod goals;
 #[path = "fan_out/load.rs"]
 mod load;
+#[path = "fan_out/paced.rs"]
+mod paced;
 #[path = "fan_out/server.rs"]
 mod server;
 
@@ -184,5 +187,12 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    LocalSet::new().block_on(&runtime, compare(subscribers, files));
+    let is_paced = std::env::args().any(|argument| argument == "paced");
+    LocalSet::new().block_on(&runtime, async {
+        if is_paced {
+            paced::compare(subscribers).await;
+        } else {
+            compare(subscribers, files).await;
+        }
+    });
 }
