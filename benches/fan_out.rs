@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench fan_out               1,000 subscribers
 //! cargo bench --bench fan_out -- 10000      as many as are asked for
+//! cargo bench --bench fan_out -- paced      20 events a second, and how late they come
 //! ```
 //!
 //! Ours, a broker behind the layer, on the crate's own server with direct streams and on
@@ -15,16 +16,19 @@
 
 #[path = "fan_out/epoll.rs"]
 mod epoll;
+#[path = "support/files.rs"]
+mod files;
 #[path = "support/goals.rs"]
 mod goals;
 #[path = "fan_out/load.rs"]
 mod load;
+#[path = "fan_out/paced.rs"]
+mod paced;
 #[path = "fan_out/server.rs"]
 mod server;
 
 use std::{rc::Rc, time::Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::LocalSet;
 
 use goals::{Wanted, goal};
@@ -99,20 +103,6 @@ impl Rival {
     }
 }
 
-/// Raises the limit of open files as far as it goes. Gives how many that are.
-fn raise_file_limit() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    current.map_or(usize::MAX, |files| files as usize)
-}
-
 fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);
@@ -182,7 +172,7 @@ async fn compare(subscribers: usize, files: usize) {
 }
 
 fn main() {
-    let files = raise_file_limit();
+    let files = files::raise_limit();
     if let Some(contender) = server::role() {
         server::serve(contender);
         return;
@@ -197,5 +187,12 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    LocalSet::new().block_on(&runtime, compare(subscribers, files));
+    let is_paced = std::env::args().any(|argument| argument == "paced");
+    LocalSet::new().block_on(&runtime, async {
+        if is_paced {
+            paced::compare(subscribers).await;
+        } else {
+            compare(subscribers, files).await;
+        }
+    });
 }

@@ -17,39 +17,26 @@ mod churn;
 mod client;
 #[path = "operation/drain.rs"]
 mod drain;
+#[path = "support/files.rs"]
+mod files;
 #[path = "support/goals.rs"]
 mod goals;
 #[path = "operation/idle.rs"]
 mod idle;
-#[path = "operation/process.rs"]
+#[path = "support/process.rs"]
 mod process;
 #[path = "operation/stalled.rs"]
 mod stalled;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 
 /// The parts, and how many files each needs to be open in one process.
-const PARTS: [(&str, u64); 4] = [
+const PARTS: [(&str, usize); 4] = [
     ("churn", 500),
     ("stalled", 1_200),
     ("drain", 5_500),
     ("idle", 100),
 ];
-
-/// Raises the limit of open files as far as it goes. Gives how many that are.
-fn raise_file_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    current.unwrap_or(u64::MAX)
-}
 
 fn run(part: &str) {
     println!("{part}:");
@@ -66,7 +53,7 @@ fn run(part: &str) {
 }
 
 fn main() {
-    let files = raise_file_limit();
+    let files = files::raise_limit();
     if let Some(part) = process::role() {
         match part.as_str() {
             "churn" => process::serve(churn::Server::start),

@@ -144,7 +144,8 @@ where
         let leaver = door.leave()?;
         let parts = connection.into_parts()?;
         let mut io = parts.io.into_inner();
-        io.put_back(parts.read_buf);
+        // Copied, since it would keep all of hyper's buffer for as long as the stream is open.
+        io.put_back(Bytes::copy_from_slice(&parts.read_buf));
         Some((
             Direct::new(io, leaver.reader, leaver.first, leaver.body),
             leaver.closes,

@@ -63,9 +63,11 @@ impl<S> Io<S> {
 
     /// Puts bytes before those that are still to be read.
     pub(super) fn put_back(&mut self, bytes: Bytes) {
-        if self.ahead.is_empty() {
+        if bytes.is_empty() {
+            // It may be the rest of a large buffer, which would be kept for nothing.
+        } else if self.ahead.is_empty() {
             self.ahead = bytes;
-        } else if !bytes.is_empty() {
+        } else {
             let mut both = bytes.to_vec();
             both.extend_from_slice(&self.ahead);
             self.ahead = both.into();

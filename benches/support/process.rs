@@ -1,6 +1,8 @@
 //! A server in a process of its own, and how it is asked: a line in, a line out. So neither its
 //! files nor its tasks have anything of the asking in them.
 
+#![allow(dead_code)] // Each bench uses its part.
+
 use std::{
     env, fs,
     future::Future,
@@ -19,7 +21,7 @@ use tokio::{
 };
 
 /// The name of the variable that makes a server of this program.
-const ROLE: &str = "OPERATION_SERVER";
+const ROLE: &str = "BENCH_SERVER";
 
 /// Which part's server this process is to be, if it is one.
 pub(crate) fn role() -> Option<String> {
@@ -131,8 +133,9 @@ pub(crate) fn listen(send_buffer: Option<u32>) -> (TcpListener, u16) {
 
 /// What this process has in memory, in bytes.
 pub(crate) fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    // `/proc/self/status` lags behind by some pages a thread.
+    let sizes = fs::read_to_string("/proc/self/smaps_rollup").expect("Linux");
+    let line = sizes.lines().find_map(|line| line.strip_prefix("Rss:"));
     let size = line.and_then(|line| line.split_whitespace().next());
     size.and_then(|size| size.parse::<u64>().ok())
         .expect("a size in KiB")
