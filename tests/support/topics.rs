@@ -54,7 +54,10 @@ impl Client {
     /// The next event, and its place.
     pub(crate) async fn next_with_place(&mut self) -> (String, Option<Position>) {
         loop {
-            let event = self.events.event().await.unwrap();
+            // Heartbeats go on coming: the reader's own limit is for each of them.
+            let event = super::within("an event", self.events.event())
+                .await
+                .unwrap();
             let place = Position::parse(event.last_event_id.as_bytes());
             match &*event.event_type {
                 "welcome" | "position" => {}

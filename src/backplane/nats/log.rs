@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,10 @@ use crate::{
 /// For how long a server that is there is asked again, when it does not answer well.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long to wait before a stream is made in the place of one that was there. It is said to be gone
+/// before its files are: a server (2.9.10) that is asked for another at once removes those as well.
+const MOURNING: Duration = Duration::from_millis(500);
+
 /// How long the server keeps a consumer that nobody asks for messages.
 const INACTIVE: Duration = Duration::from_secs(10);
 
@@ -43,6 +47,8 @@ pub(super) struct Log {
     /// How many messages were skipped.
     pub(super) skipped: AtomicU64,
     client: Client,
+    /// Whether a stream was seen ever.
+    was_there: AtomicBool,
     /// Guards what appends have to know of the stream, with the count of breaks for which it holds.
     known: Mutex<Option<(u64, Known)>>,
     /// Held by the one append that asks for it.
@@ -71,6 +77,7 @@ impl Log {
             settings,
             skipped: AtomicU64::new(0),
             client,
+            was_there: AtomicBool::new(false),
             known: Mutex::new(None),
             asking: tokio::sync::Mutex::new(()),
             prefix: fastrand::u64(..),
@@ -97,6 +104,9 @@ impl Log {
     pub(super) async fn look(&self) -> Result<Option<StreamState>, BoxError> {
         let breaks = self.link.breaks();
         let state = api::look(&self.client, &self.settings).await?;
+        if state.is_some() {
+            self.was_there.store(true, Ordering::Release);
+        }
         let known = state.map(|state| {
             let known = Known {
                 epoch: state.epoch,
@@ -134,6 +144,13 @@ impl Log {
     async fn look_or_make(&self) -> Result<Option<StreamState>, BoxError> {
         if let Some(state) = self.look().await? {
             return Ok(Some(state));
+        }
+        if self.was_there.load(Ordering::Acquire) {
+            sleep(MOURNING.mul_f64(1.0 + fastrand::f64() / 2.0)).await;
+            // Another node may have been faster.
+            if let Some(state) = self.look().await? {
+                return Ok(Some(state));
+            }
         }
         api::make(&self.client, &self.settings).await?;
         self.look().await

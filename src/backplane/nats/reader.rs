@@ -61,7 +61,7 @@ pub(super) async fn open(log: &Arc<Log>, start: Start) -> Result<Reader, ReadErr
         Start::Window => None,
         Start::After(place) => Some(place),
     };
-    let opened = session_after(Arc::clone(log), place).await?;
+    let opened = session_after(Arc::clone(log), place, false).await?;
     let mut reader = Reader {
         log: Arc::clone(log),
         place: opened.place,
@@ -73,7 +73,11 @@ pub(super) async fn open(log: &Arc<Log>, start: Start) -> Result<Reader, ReadErr
     Ok(reader)
 }
 
-async fn session_after(log: Arc<Log>, place: Option<Position>) -> Result<Opened, ReadError> {
+async fn session_after(
+    log: Arc<Log>,
+    place: Option<Position>,
+    is_stalled: bool,
+) -> Result<Opened, ReadError> {
     let breaks = log.link.breaks();
     let stream = log.state().await.map_err(ReadError::unavailable)?;
     let place = place.unwrap_or(Position::new(stream.epoch, 0, 0));
@@ -97,6 +101,13 @@ async fn session_after(log: Arc<Log>, place: Option<Position>) -> Result<Opened,
             // It may have been another record: nobody can tell any more.
             None => lost = Some(place.offset()),
         }
+    }
+    if is_stalled
+        && stream.last > place.offset()
+        && log.tag_at(first.max(place.offset() + 1)).await.is_none()
+    {
+        // The server counts what it does not have: its files are damaged, or were removed.
+        lost = Some(stream.last);
     }
     let from = lost.unwrap_or(place.offset()) + 1;
     let (session, pending) = Session::start(&log, from, breaks)
@@ -145,7 +156,7 @@ impl Reader {
     }
 
     /// Replaces the consumer.
-    fn reopen(&mut self, opened: Instant) {
+    fn reopen(&mut self, opened: Instant, is_stalled: bool) {
         if opened.elapsed() > LONG_ENOUGH {
             self.failures = 0;
         }
@@ -158,7 +169,7 @@ impl Reader {
         let (log, place) = (Arc::clone(&self.log), self.place);
         self.state = State::Opening(Box::pin(async move {
             sleep(rest).await;
-            session_after(log, Some(place)).await
+            session_after(log, Some(place), is_stalled).await
         }));
     }
 }
@@ -185,9 +196,9 @@ impl Stream for Reader {
                         this.take(&payload, offset);
                         continue;
                     }
-                    Step::Broken => {
+                    step @ (Step::Broken | Step::Stalled) => {
                         let opened = *opened;
-                        this.reopen(opened);
+                        this.reopen(opened, matches!(step, Step::Stalled));
                         continue;
                     }
                     Step::Rewritten => ReadError::rewritten(),

@@ -46,6 +46,8 @@ pub(super) enum Step {
     Message(Bytes, u64),
     /// The consumer is of no use any more. Another one will do.
     Broken,
+    /// It lives, but does not give what follows.
+    Stalled,
     /// The stream is another one.
     Rewritten,
 }
@@ -160,6 +162,9 @@ impl Watch {
         let behind_at = (is_still && state.last > place.offset()).then_some(place);
         let was_behind_at = mem::replace(&mut self.was_behind_at, behind_at);
         let is_stalled = behind_at.is_some() && behind_at == was_behind_at;
-        (is_stalled || is_purged && behind_at.is_none()).then_some(Step::Broken)
+        if is_stalled {
+            return Some(Step::Stalled);
+        }
+        (is_purged && behind_at.is_none()).then_some(Step::Broken)
     }
 }

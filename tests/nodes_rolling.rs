@@ -1,5 +1,7 @@
 //! Many clients, and nodes that come and go.
 
+#[path = "support/nats.rs"]
+mod nats_server;
 #[path = "support/redis.rs"]
 mod redis_server;
 
@@ -15,6 +17,7 @@ use tower_sse::{
     test_util::connection_of,
 };
 
+use nats_server::NatsServer;
 use redis_server::RedisServer;
 
 /// How long the whole may take: generous, because machines are busy.
@@ -32,11 +35,10 @@ struct Node {
 }
 
 impl Node {
-    async fn start(server: &RedisServer, number: usize) -> Self {
-        let log = RedisStreams::connect(server.url()).await.unwrap();
+    fn new(broker: Broker, number: usize) -> Self {
         let connections = Connections::new();
         Self {
-            broker: Broker::new(log),
+            broker,
             layer: SseLayer::any_path().registry(&connections),
             connections,
             number,
@@ -122,11 +124,25 @@ async fn client(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_restart_costs_five_hundred_clients_nothing() {
+async fn a_rolling_restart_on_redis_costs_five_hundred_clients_nothing() {
     let server = RedisServer::start().await;
+    rolling_restart(async || on_redis(&server).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_on_jetstream_costs_five_hundred_clients_nothing() {
+    let server = NatsServer::start().await;
+    rolling_restart(async || Broker::new(server.log().await)).await;
+}
+
+async fn on_redis(server: &RedisServer) -> Broker {
+    Broker::new(RedisStreams::connect(server.url()).await.unwrap())
+}
+
+async fn rolling_restart(broker: impl AsyncFn() -> Broker) {
     let balancer = Balancer::default();
     for number in 0..2 {
-        balancer.add(Node::start(&server, number).await);
+        balancer.add(Node::new(broker().await, number));
     }
     let joined = Arc::new(tokio::sync::Semaphore::new(0));
     let mut clients = Vec::new();
@@ -161,7 +177,7 @@ async fn a_rolling_restart_costs_five_hundred_clients_nothing() {
         sleep(Duration::from_millis(500)).await;
         balancer.remove(number);
         sleep(Duration::from_millis(300)).await;
-        balancer.add(Node::start(&server, number + 2).await);
+        balancer.add(Node::new(broker().await, number + 2));
     }
     let published = timeout(LIMIT, publishing).await.expect("in time").unwrap();
     for topic in 0..TOPICS {
@@ -184,7 +200,7 @@ async fn a_rolling_restart_costs_five_hundred_clients_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_subscribers_of_a_node_share_one_connection_that_stays() {
     let server = RedisServer::start().await;
-    let node = Node::start(&server, 0).await;
+    let node = Node::new(on_redis(&server).await, 0);
     let joined = Arc::new(tokio::sync::Semaphore::new(0));
     let balancer = Balancer::default();
     balancer.add(node.clone());
