@@ -32,7 +32,7 @@ use tower_sse::{
     },
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
     layer::{GuardError, PatternError, ResponseFuture, SseBody, SseService},
-    serve::{Handshaking, PeerAddr, Serve, TcpListener},
+    serve::{Handshaking, Io, PeerAddr, Serve, TcpListener},
     test_util::{EventReader, ReadError},
 };
 
@@ -158,6 +158,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
         ConnectError,
     ];
     let of_servers = traits![TcpListener, Handshaking<(), ()>];
+    assert_eq!(traits![Io<()>]["Io<()>"], "Send Sync Unpin");
     for (name, traits) in errors.into_iter().chain(traits![Drain]).chain(of_servers) {
         assert_eq!(traits, no_clone, "{name}");
     }

@@ -2,6 +2,7 @@
 //! when all was written.
 
 use std::{
+    fmt,
     future::Future,
     io::{self, IoSlice},
     pin::Pin,
@@ -35,7 +36,9 @@ impl Flushed {
     }
 }
 
-pub(super) struct Io<S> {
+/// A socket with a write deadline: one from whose peer nothing is taken for as long fails with
+/// [`TimedOut`](io::ErrorKind::TimedOut).
+pub struct Io<S> {
     socket: S,
     /// What was read ahead, and comes first.
     ahead: Bytes,
@@ -92,6 +95,15 @@ impl<S> Io<S> {
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
             }
         }
+    }
+}
+
+impl<S> fmt::Debug for Io<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Io")
+            .field("write_deadline", &self.write_deadline)
+            .field("is_pending", &self.pending.is_some())
+            .finish_non_exhaustive()
     }
 }
 

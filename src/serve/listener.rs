@@ -43,9 +43,9 @@ pub trait Listener: Send + 'static {
 /// The backlog is 4,096, so that many clients may come back at once (with tokio's 128, 10,000 of
 /// them waited for up to 9.5 seconds).
 ///
-/// It serves for [`serve`](super::serve()); [`into_tokio`](Self::into_tokio) gives a listener for
-/// any other server, with the same sockets on Linux, where they inherit what is set on their
-/// listener.
+/// It serves for [`serve`](super::serve()) and, with feature "axum-serve", for `axum::serve` as it
+/// is; [`into_tokio`](Self::into_tokio) gives a listener for any other server, with the same sockets
+/// on Linux, where they inherit what is set on their listener.
 pub struct TcpListener {
     inner: tokio::net::TcpListener,
     settings: Settings,
@@ -55,6 +55,8 @@ pub struct TcpListener {
 struct Settings {
     user_timeout: Option<Duration>,
     keep_alive: Option<Duration>,
+    #[cfg(feature = "axum-serve")]
+    write_deadline: Option<Duration>,
 }
 
 /// How much the system holds that it could not send yet. It takes more when half of this is left, so
@@ -124,6 +126,29 @@ impl TcpListener {
         self
     }
 
+    /// Under `axum::serve`, closes a connection whose peer has taken nothing for this long, though
+    /// something is to be written: 30 seconds by default, none for no bound. ([`Serve`] has a setting
+    /// of its own.)
+    ///
+    /// [`Serve`]: super::Serve::write_deadline
+    #[cfg(feature = "axum-serve")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "axum-serve")))]
+    pub fn write_deadline(mut self, time: Option<Duration>) -> Self {
+        self.settings.write_deadline = time;
+        self
+    }
+
+    #[cfg(feature = "axum-serve")]
+    pub(super) fn deadline_of_writes(&self) -> Option<Duration> {
+        self.settings.write_deadline
+    }
+
+    pub(super) async fn accept_stream(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, addr) = self.inner.accept().await?;
+        self.settings.set(&SockRef::from(&stream))?;
+        Ok((stream, addr))
+    }
+
     /// The address that this listens on.
     ///
     /// # Errors
@@ -149,6 +174,8 @@ impl From<tokio::net::TcpListener> for TcpListener {
         let settings = Settings {
             user_timeout: Some(Duration::from_secs(30)),
             keep_alive: None,
+            #[cfg(feature = "axum-serve")]
+            write_deadline: Some(Duration::from_secs(30)),
         };
         let listener = Self { inner, settings };
         listener.set_listener();
@@ -177,8 +204,7 @@ impl Listener for TcpListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> io::Result<(Self::Handshake, SocketAddr)> {
-        let (stream, addr) = self.inner.accept().await?;
-        self.settings.set(&SockRef::from(&stream))?;
+        let (stream, addr) = self.accept_stream().await?;
         Ok((ready(Ok(stream)), addr))
     }
 }

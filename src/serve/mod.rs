@@ -61,6 +61,8 @@
 
 mod connection;
 mod direct;
+#[cfg(feature = "axum-serve")]
+mod for_axum;
 mod groups;
 mod io;
 mod leaving;
@@ -69,6 +71,7 @@ mod settings;
 mod shutdown;
 
 pub use connection::PeerAddr;
+pub use io::Io;
 pub use listener::{Handshaking, Listener, TcpListener, with_handshake};
 
 use std::{
