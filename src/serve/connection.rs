@@ -3,8 +3,8 @@
 //! 1. The first bytes tell HTTP/2 (its preface) from HTTP/1.1. hyper then serves it; what was read
 //!    ahead comes first.
 //! 2. Over HTTP/1.1 a response whose body is a stream may leave hyper: see `leaving`. hyper writes
-//!    the head, with a body that stays pending. Once that is flushed, the socket is taken back, and
-//!    hyper's buffers are freed.
+//!    the head and the first frame together, and then its body stays pending. Once that is flushed,
+//!    the socket is taken back, and hyper's buffers are freed.
 //! 3. After a clean end the socket begins anew with 1.
 
 use std::{
@@ -146,10 +146,7 @@ where
         let mut io = parts.io.into_inner();
         // Copied, since it would keep all of hyper's buffer for as long as the stream is open.
         io.put_back(Bytes::copy_from_slice(&parts.read_buf));
-        Some((
-            Direct::new(io, leaver.reader, leaver.first, leaver.body),
-            leaver.closes,
-        ))
+        Some((Direct::new(io, leaver.reader, leaver.body), leaver.closes))
     }
 
     async fn http2<Sock>(&mut self, io: Io<Sock>)

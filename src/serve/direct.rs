@@ -1,7 +1,7 @@
 //! A stream that is driven straight on its socket, in place of a response body in hyper.
 //!
-//! hyper has written the head, with `transfer-encoding: chunked`; each frame is one chunk here, and
-//! the last chunk comes only after a clean end.
+//! hyper has written the head, with `transfer-encoding: chunked`, and the first frame; each later one
+//! is one chunk here, and the last chunk comes only after a clean end.
 
 use std::{
     future::Future,
@@ -54,13 +54,11 @@ struct Out {
 }
 
 impl<S, B> Direct<S, B> {
-    pub(super) fn new(io: Io<S>, reader: Reader, first: Bytes, body: Pin<Box<B>>) -> Self {
-        let mut out = Out::none();
-        out.set(first);
+    pub(super) fn new(io: Io<S>, reader: Reader, body: Pin<Box<B>>) -> Self {
         Self {
             reader,
             io: Some(io),
-            out,
+            out: Out::none(),
             received: BytesMut::new(),
             is_last: false,
             _body: body,

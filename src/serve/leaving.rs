@@ -26,8 +26,8 @@ use crate::connection::{Mark, Reader};
 /// What leaves.
 pub(super) struct Leaver<B> {
     pub(super) reader: Reader,
-    /// The stream's first frame, which is still to be written.
-    pub(super) first: Bytes,
+    /// The stream's first frame, until hyper takes it: it goes out with the head, in one write.
+    first: Option<Bytes>,
     /// Not to be polled again.
     pub(super) body: Pin<Box<B>>,
     /// The socket is to be closed behind it.
@@ -86,9 +86,18 @@ impl<B> Door<B> {
         }
     }
 
-    /// Whether something waits to leave, and its head has been written.
+    /// Whether something waits to leave, and its head and first frame have been written.
     pub(super) fn is_open(&self) -> bool {
-        self.flushed.get() && self.lock().is_some()
+        let is_given = |leaver: &Leaver<B>| leaver.first.is_none();
+        self.flushed.get() && self.lock().as_ref().is_some_and(is_given)
+    }
+
+    /// What waits to leave gives its first frame, once.
+    fn take_first(&self) -> Option<Bytes> {
+        let first = self.lock().as_mut()?.first.take()?;
+        // Only a flush from now on tells that it has been written.
+        self.flushed.clear();
+        Some(first)
     }
 
     pub(super) fn leave(&self) -> Option<Leaver<B>> {
@@ -119,14 +128,13 @@ where
             let data = frame.data_ref();
             let left = data.and_then(|first| Some((mark.take_over(first)?, first.clone())));
             if let Some((reader, first)) = left {
-                door.flushed.clear();
                 *door.lock() = Some(Leaver {
                     reader,
-                    first,
+                    first: Some(first),
                     body,
                     closes,
                 });
-                return Response::from_parts(head, ServedBody::Held);
+                return Response::from_parts(head, ServedBody::Held { door });
             }
         }
         let first = match first {
@@ -163,8 +171,10 @@ pin_project! {
             first: First<B::Data, B::Error>,
             body: Pin<Box<B>>,
         },
-        /// The real one is leaving.
-        Held,
+        /// The real one is leaving: its first frame, and then nothing.
+        Held {
+            door: Door<B>,
+        },
     }
 }
 
@@ -180,21 +190,24 @@ impl<B: Body> ServedBody<B> {
     }
 }
 
-impl<B: Body> Body for ServedBody<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes>> Body for ServedBody<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project() {
             ServedProj::Plain { body } => body.poll_frame(cx),
             ServedProj::Polled { first, body } => match mem::replace(first, First::None) {
                 First::Polled(first) => Poll::Ready(first),
                 First::None => body.as_mut().poll_frame(cx),
             },
-            ServedProj::Held => Poll::Pending,
+            ServedProj::Held { door } => match door.take_first() {
+                Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+                None => Poll::Pending,
+            },
         }
     }
 
@@ -205,14 +218,14 @@ impl<B: Body> Body for ServedBody<B> {
                 First::None => body.is_end_stream(),
                 First::Polled(_) => false,
             },
-            Self::Held => false,
+            Self::Held { .. } => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Plain { body } => body.size_hint(),
-            Self::Polled { .. } | Self::Held => SizeHint::default(),
+            Self::Polled { .. } | Self::Held { .. } => SizeHint::default(),
         }
     }
 }
