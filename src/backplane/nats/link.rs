@@ -13,7 +13,7 @@ use async_nats::{Client, ConnectOptions, Event, connection::State};
 use tokio::{sync::watch, time::timeout};
 
 /// The longest rest between two tries to connect.
-const LONGEST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_millis(500);
 
 const FOR_EVER: Duration = Duration::from_secs(1 << 40);
 

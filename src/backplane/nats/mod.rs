@@ -34,7 +34,7 @@
 //! A service starts without it: [`connect`](JetStreamOptions::connect) waits for it for at most a
 //! second. Event streams open, and wait; an append fails at once as
 //! [`NotSent`](super::AppendErrorKind::NotSent). The connection is tried again for as long as there
-//! is a handle, at most a second apart, with jitter. Then reading goes on where it was.
+//! is a handle, at most half a second apart, with jitter. Then reading goes on where it was.
 //!
 //! An append that was on its way when the connection broke is repeated, once the server is there
 //! again within its [time](JetStreamOptions::append_timeout): each carries an id by which the server
