@@ -47,9 +47,9 @@ pin_project! {
         Stream {
             stream: Stream<F>,
         },
+        /// In a box, so that what goes through does not have to be moved with room for it.
         Adopted {
-            #[pin]
-            adopted: Adopted<B>,
+            adopted: Pin<Box<Adopted<B>>>,
         },
     }
 }
@@ -86,7 +86,7 @@ impl<B, F> SseBody<B, F> {
     pub(crate) fn adopted(reader: Reader, body: B) -> Self {
         Self {
             inner: Inner::Adopted {
-                adopted: Adopted::new(reader, body),
+                adopted: Box::pin(Adopted::new(reader, body)),
             },
         }
     }
@@ -138,7 +138,7 @@ where
                 Poll::Ready(ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into)))
             }
             InnerProj::Adopted { adopted } => {
-                let next = ready!(adopted.poll_frame(cx));
+                let next = ready!(adopted.as_mut().poll_frame(cx));
                 Poll::Ready(next.map(|frame| frame.map(Frame::data)))
             }
             InnerProj::Stream { stream } => {
