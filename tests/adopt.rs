@@ -203,6 +203,7 @@ async fn a_completion_may_finish_while_its_server_drains_and_breaks_off_otherwis
         let (pieces, mut events) = adopted(&layer, request).await;
         pieces.send("data: 1\n\n".into()).await.unwrap();
         let drain = tokio::spawn(layer.connections().drain().into_future());
+        // On paused time: before the earliest cut of a drain, and as a rule after it has begun here.
         tokio::time::sleep(Duration::from_millis(4_900)).await;
         pieces.send("data: 2\n\n".into()).await.unwrap();
         if finishes {

@@ -226,6 +226,7 @@ async fn a_slow_consumer_can_be_disconnected_also_if_it_does_not_read_at_all() {
         }
         let closed = async {
             while !sse.is_closed() {
+                // On paused time: it is the clock that has to go on.
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
@@ -258,6 +259,7 @@ async fn history_is_bounded_in_events_bytes_and_age() {
             advance(Duration::from_secs(1)).await;
             places.push(publish(&broker, "a", &text).await);
         }
+        // On paused time: the broker's task has its turn at what is too old.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let mut outcomes = Vec::new();
         for place in &places {

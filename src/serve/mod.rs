@@ -173,9 +173,8 @@ impl<L, S> Serve<L, S> {
 
     /// Closes a connection whose next request's head has not come within this time, from the opening
     /// or from the last response on. On a new connection the handshake, the first bytes and the rest
-    /// of the head have as long each. 75 seconds by default: more than the
-    /// minute for which load balancers keep an idle connection, which they would else use just when
-    /// it is closed.
+    /// of the head have as long each. 75 seconds by default: more than the minute for which load
+    /// balancers keep an idle connection, which they would else use just when it is closed.
     pub fn header_read_timeout(mut self, time: Duration) -> Self {
         self.settings.header_read_timeout = time;
         self
