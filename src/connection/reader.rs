@@ -14,6 +14,7 @@ use tokio::{
     runtime::Handle,
     time::{Instant, Sleep, sleep},
 };
+use uuid::{Uuid, fmt::Hyphenated};
 
 #[cfg(feature = "serve")]
 use super::direct::Leaving;
@@ -122,9 +123,7 @@ impl Reader {
         let mut event = match &config.welcome {
             Welcome::None => return,
             Welcome::Custom(welcome) => welcome(&connection),
-            Welcome::Uuid => {
-                Event::with_type("welcome", &format!(r#"{{"uuid":"{}"}}"#, self.shared.uuid))
-            }
+            Welcome::Uuid => uuid_welcome(&self.shared.uuid),
         };
         if event.has_data() && !event.has_id() {
             // The place at which the connection's topics begin, where that is known by now.
@@ -388,6 +387,18 @@ impl Drop for Reader {
         };
         self.shared.end(reason);
     }
+}
+
+/// Put together by hand, since every connection begins with it.
+fn uuid_welcome(uuid: &Uuid) -> Event {
+    let mut data = String::with_capacity(r#"{"uuid":""}"#.len() + Hyphenated::LENGTH);
+    data.push_str(r#"{"uuid":""#);
+    data.push_str(
+        uuid.as_hyphenated()
+            .encode_lower(&mut [0; Hyphenated::LENGTH]),
+    );
+    data.push_str(r#""}"#);
+    Event::with_type("welcome", &data)
 }
 
 /// Notes what was taken: the outbox counts its own events.

@@ -102,18 +102,30 @@ impl Position {
     /// Appends the `id` line that carries this position.
     fn write_id(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"id: ");
-        write_hexadecimal(out, self.epoch.0, 16);
-        out.push(b'-');
-        out.extend_from_slice(itoa::Buffer::new().format(self.offset).as_bytes());
-        out.push(b'-');
-        write_hexadecimal(out, u64::from(self.tag), 8);
+        out.extend_from_slice(self.write(&mut [0; MAX_LEN]));
         out.push(b'\n');
+    }
+
+    /// Writes the text, and gives as much of the buffer as it takes. It is written for each event
+    /// and each connection, for which `fmt` is slow.
+    fn write<'a>(&self, buffer: &'a mut [u8; MAX_LEN]) -> &'a [u8] {
+        let mut digits = itoa::Buffer::new();
+        let offset = digits.format(self.offset).as_bytes();
+        let tag = 17 + offset.len() + 1;
+        write_hexadecimal(&mut buffer[..16], self.epoch.0);
+        buffer[16] = b'-';
+        buffer[17..tag - 1].copy_from_slice(offset);
+        buffer[tag - 1] = b'-';
+        write_hexadecimal(&mut buffer[tag..tag + 8], u64::from(self.tag));
+        &buffer[..tag + 8]
     }
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}-{}-{:08x}", self.epoch.0, self.offset, self.tag)
+        let mut buffer = [0; MAX_LEN];
+        let text = std::str::from_utf8(self.write(&mut buffer));
+        f.write_str(text.map_err(|_| fmt::Error)?)
     }
 }
 
@@ -139,10 +151,11 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
-fn write_hexadecimal(out: &mut Vec<u8>, value: u64, digits: u32) {
+fn write_hexadecimal(out: &mut [u8], mut value: u64) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for at in (0..digits).rev() {
-        out.push(DIGITS[(value >> (4 * at)) as usize & 15]);
+    for place in out.iter_mut().rev() {
+        *place = DIGITS[(value & 15) as usize];
+        value >>= 4;
     }
 }
 
