@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     backplane::{Read, TopicName},
+    event::chunk::Chunk,
     log::{Entry, Epoch, Position, Window},
 };
 
@@ -194,7 +195,7 @@ impl Replica {
         let entry = Entry {
             offset,
             tag: position.tag(),
-            frame: lines.map_or_else(Bytes::new, |lines| self.encode(position, lines)),
+            frame: lines.map_or_else(Chunk::default, |lines| self.encode(position, lines)),
             time: self.now(),
         };
         let topic = log.topic_or_new(topic);
@@ -226,7 +227,7 @@ impl Replica {
     }
 
     /// Writes the frame that every subscriber gets.
-    fn encode(&self, position: Position, lines: &Bytes) -> Bytes {
+    fn encode(&self, position: Position, lines: &Bytes) -> Chunk {
         self.tally.record();
         position.frame(lines)
     }

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     CloseReason, Event,
     connection::{Batch, Source, SourceWaker},
+    event::chunk::Chunk,
     log::Position,
 };
 
@@ -126,10 +127,10 @@ impl Subscriber {
             }
             if let Some(place) = cursors.place {
                 let frame = self.position_frame(place);
-                if !batch.admits(frame.len()) {
+                if !batch.admits(frame.size()) {
                     return true;
                 }
-                batch.push(frame);
+                batch.push_chunk(frame);
                 cursors.give(place.offset());
             }
             let Some((at, offset, frame)) = next else {
@@ -140,15 +141,15 @@ impl Subscriber {
                 cursors.note_gap(GapReason::Unreadable, Some(1));
                 continue;
             }
-            if !batch.admits(frame.len()) {
+            if !batch.admits(frame.size()) {
                 return true;
             }
             let cursor = &mut cursors.topics[at];
             cursor.next += 1;
             if offset <= cursor.without_ids {
-                batch.push(without_id(&frame));
+                batch.push(without_id(frame.as_frame()));
             } else {
-                batch.push(frame);
+                batch.push_chunk(frame);
                 cursors.last_given = offset;
             }
         }
@@ -181,13 +182,13 @@ impl Subscriber {
         };
         drop(log);
         let frame = self.position_frame(head);
-        if batch.admits(frame.len()) {
-            batch.push(frame);
+        if batch.admits(frame.size()) {
+            batch.push_chunk(frame);
             cursors.last_given = visible;
         }
     }
 
-    fn position_frame(&self, place: Position) -> Bytes {
+    fn position_frame(&self, place: Position) -> Chunk {
         let settings = &self.replica.settings;
         let event = Event::with_type(settings.position_event.as_str(), "{}");
         place.frame(&event.into_lines())
@@ -272,7 +273,7 @@ impl Source for Subscriber {
 }
 
 /// The frame less its last line, which is the id.
-fn without_id(frame: &Bytes) -> Bytes {
+fn without_id(frame: &[u8]) -> Bytes {
     let id = memchr::memmem::rfind(frame, b"\nid: ").map_or(0, |at| at + 1);
     let mut frame = frame[..id].to_vec();
     frame.push(b'\n');

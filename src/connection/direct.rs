@@ -57,6 +57,15 @@ impl Mark {
     }
 }
 
+/// What is written next.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// A whole chunk.
+    Chunk(Bytes),
+    /// A frame that has no chunk yet.
+    Frame(Bytes),
+}
+
 /// How far a body has been polled, for as long as its stream could leave it.
 #[derive(Debug)]
 pub(super) enum Leaving {
@@ -82,17 +91,18 @@ impl Reader {
     pub(crate) fn poll_armed(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> (Poll<Option<Result<Bytes, StreamError>>>, bool) {
+    ) -> (Poll<Option<Result<Piece, StreamError>>>, bool) {
         let mut state = self.shared.lock();
         let is_usual = state.feed.is_some()
             && !(state.closing.is_some() || state.is_ended || state.heartbeat_due);
         if !is_usual || self.welcome.is_some() || self.source_is_first {
             drop(state);
-            return (self.poll_frame(cx), false);
+            let next = self.poll_frame(cx);
+            return (next.map(|next| next.map(|it| it.map(Piece::Frame))), false);
         }
         state.waits_since = None;
         let old = wait(&mut state, cx);
-        let mut batch = Batch::default();
+        let mut batch = Batch::chunked();
         state.outbox.fill(&mut batch);
         let is_all_taken = state.outbox.is_empty();
         let sender = state.outbox.next_waiter();
@@ -108,12 +118,12 @@ impl Reader {
         }
         let is_armed = is_all_taken && !batch.is_full();
         self.source_is_first = !is_armed;
-        let events = batch.events_of_source();
-        match batch.into_frame() {
+        let (size, events) = (batch.size(), batch.events_of_source());
+        match batch.into_chunk() {
             None => (Poll::Pending, is_armed),
-            Some(frame) => {
-                took(&mut self.shared.lock(), frame.len(), events);
-                (Poll::Ready(Some(Ok(frame))), is_armed)
+            Some(piece) => {
+                took(&mut self.shared.lock(), size, events);
+                (Poll::Ready(Some(Ok(piece))), is_armed)
             }
         }
     }

@@ -62,7 +62,7 @@ pub use stats::ConnectionStats;
 
 pub(crate) use config::{Config, NEVER, Welcome};
 #[cfg(feature = "serve")]
-pub(crate) use direct::Mark;
+pub(crate) use direct::{Mark, Piece};
 pub(crate) use error::StreamErrorKind;
 pub(crate) use feed::Hold;
 pub(crate) use limits::{KeyMaker, LimitKey};

@@ -13,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
+#[cfg(feature = "serve")]
+use super::direct::Piece;
 use super::{CloseReason, shared::Shared};
+use crate::event::chunk::{self, Chunk};
 
 /// How large a merged frame may become. In hyper, 100 small frames cost 7 writes; merged, one.
 pub(super) const MERGED: usize = 32 * 1024;
@@ -113,9 +116,13 @@ impl SourceWaker {
 /// Frames that will go out as one.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    first: Option<Bytes>,
-    /// All frames, once there are several.
+    first: Option<Frame>,
+    /// All frames, once there are several; behind room for the head of their chunk, if they will go
+    /// out in one.
     merged: Vec<u8>,
+    is_chunked: bool,
+    /// How many bytes the frames have.
+    size: usize,
     is_full: bool,
     /// How many frames have been added.
     pushed: u64,
@@ -123,7 +130,25 @@ pub(crate) struct Batch {
     of_source: u64,
 }
 
+#[derive(Debug)]
+enum Frame {
+    Plain(Bytes),
+    Chunk(Chunk),
+}
+
+/// The room for the head of a merged chunk: its size has four digits.
+const HEAD: usize = MERGED.ilog2() as usize / 4 + 1 + chunk::END.len();
+
 impl Batch {
+    /// One that will be asked [`into_chunk`](Self::into_chunk).
+    #[cfg(feature = "serve")]
+    pub(super) fn chunked() -> Self {
+        Self {
+            is_chunked: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes from a source. Each of its frames is one event.
     pub(super) fn pull(&mut self, source: &dyn Source) {
         let before = self.pushed;
@@ -135,8 +160,14 @@ impl Batch {
         self.of_source
     }
 
+    /// How many bytes the frames have.
+    #[cfg(feature = "serve")]
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_none() && self.merged.is_empty()
+        self.pushed == 0
     }
 
     /// Whether a frame had to be left for the next batch.
@@ -147,37 +178,79 @@ impl Batch {
     /// Whether a frame of this size may be added. The first one always may. If not, the batch is
     /// full from then on.
     pub(crate) fn admits(&mut self, size: usize) -> bool {
-        let before = self.first.as_ref().map_or(self.merged.len(), Bytes::len);
-        self.is_full |= before > 0 && before + size > MERGED;
+        self.is_full |= self.size > 0 && self.size + size > MERGED;
         !self.is_full
     }
 
     /// Adds a frame. One that stays alone goes out without a copy.
     pub(crate) fn push(&mut self, frame: Bytes) {
+        self.add(Frame::Plain(frame));
+    }
+
+    /// The same for one that has its chunk already.
+    pub(crate) fn push_chunk(&mut self, chunk: Chunk) {
+        self.add(Frame::Chunk(chunk));
+    }
+
+    fn add(&mut self, frame: Frame) {
         self.pushed += 1;
-        if self.is_empty() {
+        let before = self.size;
+        self.size += frame.bytes().len();
+        if self.pushed == 1 {
             self.first = Some(frame);
             return;
         }
+        let around = if self.is_chunked {
+            HEAD + chunk::END.len()
+        } else {
+            0
+        };
         if let Some(first) = self.first.take() {
             // A guess: where there are two there may be some more.
-            let size = first.len() + frame.len();
-            self.merged.reserve_exact((size * 4).min(MERGED).max(size));
-            self.merged.extend_from_slice(&first);
-        }
-        let size = self.merged.len() + frame.len();
-        if size > self.merged.capacity() {
+            let room = (self.size * 4).min(MERGED).max(self.size);
+            self.merged.reserve_exact(room + around);
+            if self.is_chunked {
+                self.merged.resize(HEAD, 0);
+            }
+            self.merged.extend_from_slice(first.bytes());
+        } else if self.size + around > self.merged.capacity() {
             // By doubling, but not past what a merged frame can need.
-            let grown = (2 * size).min(MERGED).max(size);
-            self.merged.reserve_exact(grown - self.merged.len());
+            let grown = (2 * self.size).min(MERGED).max(self.size);
+            self.merged.reserve_exact(grown - before + around);
         }
-        self.merged.extend_from_slice(&frame);
+        self.merged.extend_from_slice(frame.bytes());
     }
 
+    /// For a server that frames what it is given.
     pub(crate) fn into_frame(self) -> Option<Bytes> {
-        if self.first.is_none() && !self.merged.is_empty() {
-            return Some(self.merged.into());
+        match self.first {
+            Some(Frame::Plain(frame)) => Some(frame),
+            Some(Frame::Chunk(chunk)) => Some(chunk.into_frame()),
+            None if self.merged.is_empty() => None,
+            None => Some(self.merged.into()),
         }
-        self.first
+    }
+
+    /// For who writes chunks by itself.
+    #[cfg(feature = "serve")]
+    pub(super) fn into_chunk(self) -> Option<Piece> {
+        let mut merged = match self.first {
+            Some(Frame::Plain(frame)) => return Some(Piece::Frame(frame)),
+            Some(Frame::Chunk(chunk)) => return Some(Piece::Chunk(chunk.into_whole())),
+            None if self.merged.is_empty() => return None,
+            None => self.merged,
+        };
+        let head = chunk::write_head(&mut merged[..HEAD], self.size).len();
+        merged.extend_from_slice(chunk::END);
+        Some(Piece::Chunk(Bytes::from(merged).split_off(HEAD - head)))
+    }
+}
+
+impl Frame {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Plain(frame) => frame,
+            Self::Chunk(chunk) => chunk.as_frame(),
+        }
     }
 }

@@ -17,6 +17,7 @@
 
 pub(crate) mod boundary;
 pub(crate) mod check;
+pub(crate) mod chunk;
 pub(crate) mod encode;
 
 mod decode;

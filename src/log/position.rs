@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use crate::event::chunk::Chunk;
 
 /// One life of a log. Random, made with the log: a log that was lost, wiped or made anew has
 /// another.
@@ -88,15 +88,14 @@ impl Position {
     }
 
     /// An event of these lines as it stands on the wire, with this position as its id.
-    pub(crate) fn frame(&self, lines: &[u8]) -> Bytes {
+    pub(crate) fn frame(&self, lines: &[u8]) -> Chunk {
         let digits = self.offset.checked_ilog10().unwrap_or(0) as usize + 1;
         let id = b"id: ".len() + 16 + 1 + digits + 1 + 8 + 1;
-        // Exactly: a buffer with room to spare costs an allocation more.
-        let mut frame = Vec::with_capacity(lines.len() + id + 1);
-        frame.extend_from_slice(lines);
-        self.write_id(&mut frame);
-        frame.push(b'\n');
-        frame.into()
+        Chunk::build(lines.len() + id + 1, |frame| {
+            frame.extend_from_slice(lines);
+            self.write_id(frame);
+            frame.push(b'\n');
+        })
     }
 
     /// Appends the `id` line that carries this position.

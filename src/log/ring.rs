@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use crate::event::chunk::Chunk;
 
 /// One event of a topic.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Entry {
     pub(crate) tag: u32,
     /// The event as it stands on the wire, with its id. Empty for a hole: what stands in its place
     /// in the log can be given to nobody.
-    pub(crate) frame: Bytes,
+    pub(crate) frame: Chunk,
     /// When it came, in the broker's count of milliseconds.
     pub(crate) time: u64,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// What an entry counts against a bound in bytes: its frame, and its places in the tables.
     pub(crate) fn cost(&self) -> usize {
-        self.frame.len() + 128
+        self.frame.size() + 128
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
         Entry {
             offset,
             tag: offset as u32 * 10,
-            frame: Bytes::from_static(b"data: x\n\n"),
+            frame: Chunk::of(b"data: x\n\n"),
             time: 0,
         }
     }
@@ -211,7 +211,7 @@ mod tests {
         let mut ring = Ring::default();
         ring.push(entry(3));
         ring.push(Entry {
-            frame: Bytes::new(),
+            frame: Chunk::default(),
             ..entry(5)
         });
         ring.push(entry(9));

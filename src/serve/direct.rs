@@ -5,8 +5,8 @@
 
 use std::{
     future::Future,
-    io::{self, IoSlice, Write},
-    mem,
+    io::{self, IoSlice},
+    mem::{self, MaybeUninit},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -15,12 +15,13 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::io::Io;
-use crate::connection::Reader;
+use crate::{
+    connection::{Piece, Reader},
+    event::chunk::{self, Chunk},
+};
 
 /// How much of what a client sends during its stream is kept for the next request.
 const MOST_RECEIVED: usize = 16 * 1024;
-
-const CHUNK_END: &[u8] = b"\r\n";
 
 /// How a stream has left its socket.
 pub(super) enum Left<S> {
@@ -43,22 +44,31 @@ pub(super) struct Direct<S, B> {
 }
 
 /// A chunk that is being written.
+#[derive(Default)]
 struct Out {
-    /// The length in hexadecimal, and CRLF: at most 18 bytes.
-    head: [u8; 18],
+    /// All of it; or what is between its head and its end, if `head_len` is not 0.
+    bytes: Bytes,
+    /// The length in hexadecimal, and CRLF: at the end.
+    head: [u8; chunk::MAX_HEAD],
     head_len: u8,
+    written: usize,
     /// It has been handed to the socket, which has not been flushed.
     is_unflushed: bool,
-    frame: Bytes,
-    written: usize,
 }
+
+/// A frame up to this size is copied into its chunk: one more piece of memory in a write costs more
+/// than that.
+const MOST_COPIED: usize = 8 * 1024;
+
+/// How many chunks a stream writes before others get their turn.
+const MOST_AT_ONCE: usize = 16;
 
 impl<S, B> Direct<S, B> {
     pub(super) fn new(io: Io<S>, reader: Reader, body: Pin<Box<B>>) -> Self {
         Self {
             reader,
             io: Some(io),
-            out: Out::none(),
+            out: Out::default(),
             received: BytesMut::new(),
             is_last: false,
             _body: body,
@@ -67,59 +77,72 @@ impl<S, B> Direct<S, B> {
 }
 
 impl Out {
-    fn none() -> Self {
-        Self {
-            head: [0; 18],
-            head_len: 0,
-            is_unflushed: false,
-            frame: Bytes::new(),
-            written: 0,
-        }
-    }
-
-    fn set(&mut self, frame: Bytes) {
-        let mut head = &mut self.head[..];
-        // A u64 has 16 digits at most. In capitals, as hyper writes them.
-        let _ = write!(head, "{:X}\r\n", frame.len());
-        let left = head.len();
-        self.head_len = (self.head.len() - left) as u8;
-        self.frame = frame;
+    /// Takes what is written next. `in_parts`: the socket takes several pieces of memory in one write.
+    fn set(&mut self, piece: Piece, in_parts: bool) {
+        self.head_len = 0;
         self.written = 0;
+        self.bytes = match piece {
+            Piece::Chunk(whole) => whole,
+            Piece::Frame(frame) if frame.len() <= MOST_COPIED || !in_parts => {
+                Chunk::of(&frame).into_whole()
+            }
+            Piece::Frame(frame) => {
+                self.head_len = chunk::write_head(&mut self.head, frame.len()).len() as u8;
+                frame
+            }
+        };
     }
 
-    /// Writes what is left. Several parts go in one call, where the socket takes them so.
+    /// Writes what is left, and flushes the socket.
     fn poll_write<S>(&mut self, io: &mut Io<S>, cx: &mut Context<'_>) -> Poll<io::Result<()>>
     where
         S: AsyncWrite + Unpin,
     {
-        while self.head_len > 0 {
-            let parts = [&self.head[..self.head_len.into()], &self.frame, CHUNK_END];
-            let total: usize = parts.iter().map(|part| part.len()).sum();
-            if self.written == total {
-                self.head_len = 0;
-                self.frame = Bytes::new();
-                self.is_unflushed = true;
-                break;
-            }
-            let mut skip = self.written;
-            let slices = parts.map(|part| {
-                let from = skip.min(part.len());
-                skip -= from;
-                IoSlice::new(&part[from..])
-            });
-            let first = slices.iter().position(|slice| !slice.is_empty());
-            let slices = &slices[first.unwrap_or(0)..];
-            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, slices))?;
+        while !self.bytes.is_empty() {
+            let written = if self.head_len == 0 {
+                Pin::new(&mut *io).poll_write(cx, &self.bytes[self.written..])
+            } else {
+                self.poll_write_parts(io, cx)
+            };
+            let written = ready!(written)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += written;
+            if self.written == self.len() {
+                // An event that all others have written is not kept for this one.
+                self.bytes = Bytes::new();
+                self.is_unflushed = true;
+            }
         }
         if self.is_unflushed {
             ready!(Pin::new(io).poll_flush(cx))?;
             self.is_unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_parts<S>(&self, io: &mut Io<S>, cx: &mut Context<'_>) -> Poll<io::Result<usize>>
+    where
+        S: AsyncWrite + Unpin,
+    {
+        let head = &self.head[self.head.len() - usize::from(self.head_len)..];
+        let mut skip = self.written;
+        let slices = [head, &self.bytes, chunk::END].map(|part| {
+            let from = skip.min(part.len());
+            skip -= from;
+            IoSlice::new(&part[from..])
+        });
+        let first = slices.iter().position(|slice| !slice.is_empty());
+        Pin::new(io).poll_write_vectored(cx, &slices[first.unwrap_or(0)..])
+    }
+
+    fn len(&self) -> usize {
+        let around = match self.head_len {
+            0 => 0,
+            head => usize::from(head) + chunk::END.len(),
+        };
+        self.bytes.len() + around
     }
 }
 
@@ -137,6 +160,7 @@ where
         // Whether the reader will wake this task for what comes next. If that was found before a write
         // was pending, it may have done so already.
         let mut is_armed = false;
+        let mut left = MOST_AT_ONCE;
         loop {
             match this.out.poll_write(io, cx) {
                 Poll::Ready(Ok(())) => {}
@@ -159,15 +183,20 @@ where
             if is_armed {
                 break;
             }
-            let (frame, armed) = this.reader.poll_armed(cx);
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            left -= 1;
+            let (piece, armed) = this.reader.poll_armed(cx);
             is_armed = armed;
-            match frame {
-                Poll::Ready(Some(Ok(frame))) => this.out.set(frame),
+            match piece {
+                Poll::Ready(Some(Ok(piece))) => this.out.set(piece, io.is_write_vectored()),
                 // Broken off: without the last chunk, the client can tell.
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Left::Gone),
                 Poll::Ready(None) => {
-                    // The last chunk is an empty one.
-                    this.out.set(Bytes::new());
+                    let last = Piece::Chunk(Bytes::from_static(chunk::LAST));
+                    this.out.set(last, false);
                     this.is_last = true;
                 }
                 Poll::Pending => break,
@@ -183,9 +212,9 @@ fn poll_gone<S>(io: &mut Io<S>, received: &mut BytesMut, cx: &mut Context<'_>) -
 where
     S: AsyncRead + Unpin,
 {
-    let mut bytes = [0; 512];
+    let mut bytes = [MaybeUninit::uninit(); 512];
     while received.len() < MOST_RECEIVED {
-        let mut buf = ReadBuf::new(&mut bytes);
+        let mut buf = ReadBuf::uninit(&mut bytes);
         let read = ready!(Pin::new(&mut *io).poll_read(cx, &mut buf));
         if read.is_err() || buf.filled().is_empty() {
             return Poll::Ready(());
