@@ -174,6 +174,10 @@ impl<F> Stream<F> {
     where
         F: Future<Output = Result<Response<B>, E>>,
     {
+        #[cfg(feature = "serve")]
+        if self.reader.has_left() {
+            return Poll::Pending;
+        }
         self.poll_handler(cx);
         let next = self.reader.poll_frame(cx);
         #[cfg(feature = "serve")]

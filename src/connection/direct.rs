@@ -3,9 +3,9 @@
 //! 1. The layer puts a [`Mark`] into the extensions of the response that carries a stream.
 //! 2. Whoever serves the response polls its body once. If the frame that comes is, byte for byte in
 //!    place, the first one that the stream has given, nobody between has changed it.
-//! 3. Then the stream may be taken over: a second reader goes on where the body's has stopped. The
-//!    body must not be polled from then on. It is kept, and dropped when the stream has ended, since
-//!    what wraps it may hold permits and guards.
+//! 3. Then the stream may be taken over: a second reader goes on where the body's has stopped. From
+//!    then on the body gives nothing. It is kept, and dropped when the stream has ended, since what
+//!    wraps it may hold permits and guards.
 
 use std::{
     sync::Arc,
@@ -52,6 +52,7 @@ impl Mark {
             return None;
         }
         state.first_frame = None;
+        state.has_left = true;
         drop(state);
         Some(Reader::new(Arc::clone(&self.0)))
     }
@@ -145,6 +146,12 @@ impl Reader {
         drop(state);
         drop(old);
         Poll::Pending
+    }
+
+    /// Whether somebody else reads now what comes after the body's first frame. (Layers may poll a
+    /// body in a task of their own.)
+    pub(crate) fn has_left(&self) -> bool {
+        matches!(self.leaving, Leaving::Polled1) && self.shared.lock().has_left
     }
 
     /// The body has been polled, and has given this.

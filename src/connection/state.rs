@@ -61,6 +61,9 @@ pub(super) struct State {
     /// What the body gave first, until it is known whether the stream leaves it.
     #[cfg(feature = "serve")]
     pub(super) first_frame: Option<FirstFrame>,
+    /// Another reader than the body's has it.
+    #[cfg(feature = "serve")]
+    pub(super) has_left: bool,
     /// What was taken: the outbox counts its own events.
     pub(super) taken: Taken,
     /// What it is counted by.
@@ -103,6 +106,8 @@ impl State {
             feed: None,
             #[cfg(feature = "serve")]
             first_frame: None,
+            #[cfg(feature = "serve")]
+            has_left: false,
             taken: Taken::default(),
             keys: Vec::new(),
             hooks: Vec::new(),

@@ -5,13 +5,13 @@
 //! 2. Over HTTP/1.1 a response whose body is a stream may leave hyper: see `leaving`. hyper writes
 //!    the head and the first frame together, and then its body stays pending. Once that is flushed,
 //!    the socket is taken back, and hyper's buffers are freed.
-//! 3. After a clean end the socket begins anew with 1.
+//! 3. After a clean end the socket goes to another connection of hyper's, for HTTP/1.1.
 
 use std::{
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Weak},
     task::Poll,
 };
 
@@ -20,9 +20,10 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::{
     body::Incoming,
+    rt::Executor,
     server::conn::{http1, http2},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::timeout,
@@ -34,6 +35,7 @@ use super::{
     groups::Groups,
     io::Io,
     leaving::{Door, ServedBody},
+    requests::{Counted, Requests},
     settings::Settings,
     shutdown::{Phase, Watcher},
 };
@@ -41,6 +43,10 @@ use crate::BoxError;
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How much of a request's head is taken, and of a response's body ahead of a client that does not
+/// read.
+const MOST_BUFFERED: usize = 64 * 1024;
 
 /// The address of a request's peer, in the request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +56,8 @@ pub struct PeerAddr<A>(pub A);
 pub(super) struct Site<S, A> {
     pub(super) service: S,
     pub(super) settings: Arc<Settings>,
-    pub(super) groups: Arc<Groups>,
+    /// Not what keeps them: a stream in one of them has this.
+    pub(super) groups: Weak<Groups>,
     pub(super) addr: A,
     pub(super) watcher: Watcher,
 }
@@ -73,50 +80,69 @@ where
         Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         Box::pin(async move {
-            let time = self.settings.header_read_timeout;
-            let handshake = timeout(time, handshake);
-            let Some(Ok(Ok(socket))) = self.watcher.unless(Phase::Finishing, handshake).await
-            else {
+            let deadline = self.settings.write_deadline;
+            let opening = timeout(self.settings.header_read_timeout, async {
+                let mut io = Io::new(handshake.await?, Bytes::new(), deadline);
+                let is_http2 = read_ahead(&mut io, is_preface).await?;
+                io::Result::Ok((io, is_http2))
+            });
+            let opened = self.watcher.unless(Phase::Finishing, opening).await;
+            let Some(Ok(Ok((io, is_http2)))) = opened else {
                 return;
             };
-            let io = Io::new(socket, Bytes::new(), self.settings.write_deadline);
-            self.serve_io(io).await;
+            if is_http2 {
+                Box::pin(self.http2(io)).await;
+            } else {
+                Box::pin(self.serve_http1(io)).await;
+            }
         })
     }
 
-    /// Serves a socket, also one that was used before. In a box, since it is much larger than the
-    /// task that waits for the next request.
-    fn serve_io<Sock>(mut self, mut io: Io<Sock>) -> Task
+    /// Serves a socket that was used before. In a box, since it is much larger than the task that
+    /// waits for the next request.
+    fn serve_again<Sock>(mut self, mut io: Io<Sock>) -> Task
     where
         Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         Box::pin(async move {
             let time = self.settings.header_read_timeout;
-            let first = timeout(time, read_ahead(&mut io));
-            let Some(Ok(Ok(is_http2))) = self.watcher.unless(Phase::Finishing, first).await else {
-                return;
-            };
-            if is_http2 {
-                Box::pin(self.http2(io)).await;
-            } else if let Some((direct, closes)) = Box::pin(self.http1(io)).await {
-                let groups = Arc::clone(&self.groups);
-                let watcher = self.watcher.clone();
-                groups.drive(Box::pin(self.stream(direct, closes)), &watcher);
+            let next = timeout(time, read_ahead(&mut io, |_| Some(())));
+            let next = self.watcher.unless(Phase::Finishing, next).await;
+            if let Some(Ok(Ok(()))) = next {
+                Box::pin(self.serve_http1(io)).await;
             }
         })
     }
 
-    /// Serves HTTP/1.1 until the socket is closed, or leaves with a stream; tells then whether the
-    /// socket is to be closed behind it.
-    async fn http1<Sock>(&mut self, io: Io<Sock>) -> Option<(Direct<Sock, B>, bool)>
+    async fn serve_http1<Sock>(mut self, io: Io<Sock>)
     where
         Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let door = Door::new(io.flushed(), self.settings.direct);
+        // None: the server takes no new streams, and this connection had not begun by then.
+        let groups = self.groups.upgrade();
+        let left = Box::pin(self.http1(io, groups.is_some())).await;
+        if let (Some((direct, closes)), Some(groups)) = (left, groups) {
+            let watcher = self.watcher.clone();
+            groups.drive(Box::pin(self.stream(direct, closes)), &watcher);
+        }
+    }
+
+    /// Serves HTTP/1.1 until the socket is closed, or leaves with a stream; tells then whether the
+    /// socket is to be closed behind it.
+    async fn http1<Sock>(
+        &mut self,
+        io: Io<Sock>,
+        may_leave: bool,
+    ) -> Option<(Direct<Sock, B>, bool)>
+    where
+        Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let door = Door::new(io.flushed(), self.settings.direct && may_leave);
         let service = self.answerer(door.clone());
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.settings.header_read_timeout)
+            .max_buf_size(MOST_BUFFERED)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut next = Phase::Finishing;
@@ -153,20 +179,27 @@ where
     where
         Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = self.answerer(Door::closed());
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let requests = Requests::none();
+        let idle = requests.rest(self.settings.header_read_timeout);
+        let service = CountingAnswerer {
+            answerer: self.answerer(Door::closed()),
+            requests,
+        };
+        let connection = http2::Builder::new(Owned(self.watcher.clone()))
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.settings.max_concurrent_streams)
             .keep_alive_interval(self.settings.http2_keep_alive)
             .serve_connection(TokioIo::new(io), service);
-        let mut connection = pin!(connection);
-        for next in [Phase::Finishing, Phase::Over] {
-            let served = self.watcher.unless(next, connection.as_mut()).await;
-            if served.is_some() {
-                return;
-            }
-            connection.as_mut().graceful_shutdown();
+        let (mut connection, mut idle) = (pin!(connection), pin!(idle));
+        let mut watcher = self.watcher.clone();
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = watcher.reached(Phase::Finishing) => {}
+            () = idle.as_mut() => {}
         }
+        connection.as_mut().graceful_shutdown();
+        // What has begun meanwhile is finished.
+        self.watcher.unless(Phase::Over, connection).await;
     }
 
     fn answerer(&self, door: Door<B>) -> Answerer<S, A, B> {
@@ -190,7 +223,7 @@ where
             // Whatever comes of it, the socket is closed.
             let _ = io.shutdown().await;
         } else {
-            tokio::spawn(self.serve_io(*io));
+            tokio::spawn(self.serve_again(*io));
         }
     }
 }
@@ -236,24 +269,73 @@ where
     }
 }
 
-/// Reads as much as tells HTTP/2 from HTTP/1.1, and puts it back.
-async fn read_ahead<S>(io: &mut Io<S>) -> io::Result<bool>
+/// The same for HTTP/2, where it is not by the socket's silence that one sees an idle connection.
+struct CountingAnswerer<S, A, B> {
+    answerer: Answerer<S, A, B>,
+    requests: Requests,
+}
+
+impl<S, A, B> hyper::service::Service<Request<Incoming>> for CountingAnswerer<S, A, B>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    A: Clone + Send + Sync + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + Send,
+{
+    type Response = Response<Counted<ServedBody<B>>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let counted = self.requests.begin();
+        let answered = self.answerer.call(request);
+        Box::pin(async { Ok(answered.await?.map(|body| Counted::new(body, counted))) })
+    }
+}
+
+/// The tasks of an HTTP/2 connection, one for each request: they end with the server, which waits for
+/// them.
+#[derive(Clone)]
+struct Owned(Watcher);
+
+impl<F> Executor<F> for Owned
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let mut watcher = self.0.clone();
+        tokio::spawn(async move {
+            watcher.unless(Phase::Over, task).await;
+        });
+    }
+}
+
+/// Whether these are the first bytes of HTTP/2; None: they may be.
+fn is_preface(bytes: &[u8]) -> Option<bool> {
+    let length = bytes.len().min(PREFACE.len());
+    if bytes[..length] != PREFACE[..length] {
+        return Some(false);
+    }
+    (length == PREFACE.len()).then_some(true)
+}
+
+/// Waits for the first bytes, reads until they tell something, and puts them back.
+async fn read_ahead<S, T>(io: &mut Io<S>, tells: impl Fn(&[u8]) -> Option<T>) -> io::Result<T>
 where
     S: AsyncRead + Unpin,
 {
     let mut ahead = BytesMut::with_capacity(1024);
-    let is_http2 = loop {
-        let length = ahead.len().min(PREFACE.len());
-        if ahead[..length] != PREFACE[..length] {
-            break false;
-        }
-        if length == PREFACE.len() {
-            break true;
-        }
+    let told = loop {
         if io.read_buf(&mut ahead).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        if let Some(told) = tells(&ahead) {
+            break told;
+        }
     };
     io.put_back(ahead.freeze());
-    Ok(is_http2)
+    Ok(told)
 }

@@ -1,11 +1,11 @@
 //! The listener for `axum::serve`.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr};
 
 use bytes::Bytes;
-use tokio::{net::TcpStream, time::sleep};
+use tokio::net::TcpStream;
 
-use super::{FIRST_PAUSE, Io, LONGEST_PAUSE, TcpListener};
+use super::{Io, TcpListener, accepting::Pauses};
 
 /// With feature "axum-serve". What is set for the sockets holds there too, and [`Io`] keeps the
 /// [`write_deadline`](TcpListener::write_deadline). The peer's address is not axum's `ConnectInfo`,
@@ -25,17 +25,15 @@ impl axum::serve::Listener for TcpListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Io<TcpStream>, SocketAddr) {
-        let mut pause = Duration::ZERO;
+        let mut pauses = Pauses::default();
         loop {
-            if let Ok((stream, addr)) = self.accept_stream().await {
-                return (
-                    Io::new(stream, Bytes::new(), self.deadline_of_writes()),
-                    addr,
-                );
+            match self.accept_stream().await {
+                Ok((stream, addr)) => {
+                    let io = Io::new(stream, Bytes::new(), self.deadline_of_writes());
+                    return (io, addr);
+                }
+                Err(error) => pauses.failed(&error).await,
             }
-            // Too many open files, most likely: what ends meanwhile gives some back.
-            pause = (2 * pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            sleep(pause).await;
         }
     }
 

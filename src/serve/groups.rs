@@ -5,16 +5,21 @@
 //! one after the other.
 
 use std::{
+    num::NonZero,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
 };
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use tokio::{sync::mpsc, task::unconstrained};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    task::unconstrained,
+};
 
 use super::shutdown::{Phase, Watcher};
 
@@ -28,8 +33,15 @@ pub(super) type Stream = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// the server.
 #[derive(Default)]
 pub(super) struct Groups {
-    /// Guards the list of groups. Nothing is awaited under it.
-    all: Mutex<Vec<Group>>,
+    /// Guards the list of groups. Nothing is awaited under it, and no stream dropped.
+    all: Mutex<List>,
+}
+
+#[derive(Default)]
+struct List {
+    groups: Vec<Group>,
+    /// Where the next stream is tried first.
+    next: usize,
 }
 
 struct Group {
@@ -39,26 +51,60 @@ struct Group {
 }
 
 impl Groups {
-    /// Has a stream driven until it ends.
+    /// Has a stream driven until it ends. At the end of the server, it is dropped.
     pub(super) fn drive(&self, stream: Stream, watcher: &Watcher) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let with_room = all
-            .iter()
-            .find(|group| group.count.load(Ordering::Relaxed) < GROUP);
-        let group = match with_room {
-            Some(group) => group,
-            None => {
-                let group = Group::start(watcher.clone());
-                all.push(group);
-                &all[all.len() - 1]
-            }
-        };
-        group.count.fetch_add(1, Ordering::Relaxed);
-        // There is a place in the channel for each stream of a group.
-        if group.streams.try_send(stream).is_err() {
-            group.count.fetch_sub(1, Ordering::Relaxed);
+        let mut list = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = list.pass_on(stream);
+        if let Some(stream) = left.take() {
+            list.groups.push(Group::start(watcher.clone()));
+            list.next = list.groups.len() - 1;
+            left = list.pass_on(stream);
         }
+        // What it drops is the application's too.
+        drop(list);
+        drop(left);
     }
+}
+
+impl List {
+    /// Hands a stream to a group with room; back, if there is none, or if there are to be more
+    /// groups.
+    ///
+    /// The first streams are spread over as many groups as there may be threads to drive them. From
+    /// then on a group is filled before the next one is begun.
+    fn pass_on(&mut self, mut stream: Stream) -> Option<Stream> {
+        let mut tries = self.groups.len();
+        let is_spreading = tries <= width();
+        if tries < width() && self.next >= tries {
+            return Some(stream);
+        }
+        while tries > 0 {
+            tries -= 1;
+            let at = self.next % self.groups.len();
+            match self.groups[at].take(stream) {
+                Ok(()) => {
+                    self.next = if is_spreading { at + 1 } else { at };
+                    return None;
+                }
+                Err(TrySendError::Full(it)) => {
+                    stream = it;
+                    self.next = at + 1;
+                }
+                // Its task is gone, with the runtime that it was on.
+                Err(TrySendError::Closed(it)) => {
+                    stream = it;
+                    self.groups.swap_remove(at);
+                }
+            }
+        }
+        Some(stream)
+    }
+}
+
+/// How many groups there are at least, once there are as many streams.
+fn width() -> usize {
+    static WIDTH: OnceLock<usize> = OnceLock::new();
+    *WIDTH.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 impl Group {
@@ -75,6 +121,18 @@ impl Group {
             count,
             streams: sender,
         }
+    }
+
+    /// Takes a stream, if there is room.
+    fn take(&self, stream: Stream) -> Result<(), TrySendError<Stream>> {
+        if self.count.fetch_add(1, Ordering::Relaxed) >= GROUP {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(TrySendError::Full(stream));
+        }
+        // There is a place in the channel for each stream of a group.
+        self.streams.try_send(stream).inspect_err(|_| {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        })
     }
 }
 

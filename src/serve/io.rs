@@ -1,7 +1,12 @@
 //! A socket as the server sees it: with bytes that were read ahead, a write deadline, and a mark of
 //! when all was written.
+//!
+//! Under TLS there are two: what TLS writes to has no deadline of its own, but it is there that one
+//! sees whether the peer takes something. TLS holds tens of kilobytes, and a write or a flush of it
+//! may be pending for long while they go out.
 
 use std::{
+    cell::Cell,
     fmt,
     future::Future,
     io::{self, IoSlice},
@@ -17,8 +22,14 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
+
+thread_local! {
+    /// How many writes have been taken by the sockets that this thread has polled. So a socket sees
+    /// whether one beneath it has written, in the same call.
+    static TAKEN: Cell<u64> = const { Cell::new(0) };
+}
 
 /// Whether everything that was written has been handed to the socket: hyper flushes when it has
 /// nothing left itself.
@@ -36,8 +47,8 @@ impl Flushed {
     }
 }
 
-/// A socket with a write deadline: one from whose peer nothing is taken for as long fails with
-/// [`TimedOut`](io::ErrorKind::TimedOut).
+/// A socket with a write deadline, if it has one: if its peer takes nothing for as long, though
+/// something is to be written, it fails with [`TimedOut`](io::ErrorKind::TimedOut).
 pub struct Io<S> {
     socket: S,
     /// What was read ahead, and comes first.
@@ -58,6 +69,11 @@ impl<S> Io<S> {
             write_deadline,
             pending: None,
         }
+    }
+
+    /// What a handshake begins with, and TLS writes to.
+    pub(super) fn beneath(socket: S) -> Self {
+        Self::new(socket, Bytes::new(), None)
     }
 
     pub(super) fn flushed(&self) -> Flushed {
@@ -81,13 +97,19 @@ impl<S> Io<S> {
     fn timed<T>(
         &mut self,
         cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
+        write: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        let taken = TAKEN.get();
+        let written = write(&mut self.socket, cx);
         let (Poll::Pending, Some(time)) = (&written, self.write_deadline) else {
             self.pending = None;
             return written;
         };
         let pending = self.pending.get_or_insert_with(|| Box::pin(sleep(time)));
+        if TAKEN.get() != taken {
+            // Not all, but something.
+            pending.as_mut().reset(Instant::now() + time);
+        }
         match pending.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
@@ -136,8 +158,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.flushed.clear();
-        let written = Pin::new(&mut this.socket).poll_write(cx, buf);
-        this.timed(cx, written)
+        let written = this.timed(cx, |socket, cx| Pin::new(socket).poll_write(cx, buf));
+        noted(written)
     }
 
     fn poll_write_vectored(
@@ -147,8 +169,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.flushed.clear();
-        let written = Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
-        this.timed(cx, written)
+        let written = this.timed(cx, |socket, cx| {
+            Pin::new(socket).poll_write_vectored(cx, bufs)
+        });
+        noted(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -157,16 +181,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let flushed = Pin::new(&mut this.socket).poll_flush(cx);
+        let flushed = this.timed(cx, |socket, cx| Pin::new(socket).poll_flush(cx));
         if let Poll::Ready(Ok(())) = flushed {
             this.flushed.0.store(true, Ordering::Relaxed);
         }
-        this.timed(cx, flushed)
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let down = Pin::new(&mut this.socket).poll_shutdown(cx);
-        this.timed(cx, down)
+        this.timed(cx, |socket, cx| Pin::new(socket).poll_shutdown(cx))
     }
+}
+
+/// Notes that something was taken.
+fn noted(written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    if matches!(written, Poll::Ready(Ok(1..))) {
+        TAKEN.set(TAKEN.get().wrapping_add(1));
+    }
+    written
 }

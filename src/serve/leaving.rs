@@ -148,7 +148,10 @@ where
 fn may_leave<B>(response: &Response<B>) -> bool {
     let headers = response.headers();
     let untouched = [CONTENT_ENCODING, CONTENT_LENGTH, TRAILER];
-    response.status() == StatusCode::OK && !untouched.iter().any(|it| headers.contains_key(it))
+    // Over another version hyper would not have the body in chunks.
+    response.status() == StatusCode::OK
+        && response.version() == Version::HTTP_11
+        && !untouched.iter().any(|it| headers.contains_key(it))
 }
 
 /// Whether the connection is to be closed after this message (RFC 9112, section 9.6).

@@ -14,6 +14,8 @@ use tokio::{
     net::{TcpSocket, TcpStream, ToSocketAddrs, lookup_host},
 };
 
+use super::Io;
+
 /// Where a server's connections come from: sockets of any kind, with any handshake.
 ///
 /// [`TcpListener`] is one, and so is tokio's own.
@@ -252,6 +254,12 @@ pub struct Handshaking<L, F> {
 
 /// A listener whose sockets go through a handshake, each in its connection's own task.
 ///
+/// The handshake is given each socket as an [`Io`], by which the server's [write deadline] sees what
+/// the peer takes beneath TLS. (A [`Listener`] of another kind, whose `Io` holds back what it was
+/// given to write, may look as if its peer took nothing.)
+///
+/// [write deadline]: super::Serve::write_deadline
+///
 /// # Example
 ///
 /// ```
@@ -265,12 +273,12 @@ pub struct Handshaking<L, F> {
 ///     with_handshake(listener, move |socket| acceptor.accept(socket))
 /// }
 /// ```
-pub fn with_handshake<L, F, Fut, Io>(listener: L, handshake: F) -> Handshaking<L, F>
+pub fn with_handshake<L, F, Fut, Sock>(listener: L, handshake: F) -> Handshaking<L, F>
 where
     L: Listener,
-    F: Fn(L::Io) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = io::Result<Io>> + Send + 'static,
-    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Io<L::Io>) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = io::Result<Sock>> + Send + 'static,
+    Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     Handshaking {
         listener,
@@ -278,15 +286,15 @@ where
     }
 }
 
-impl<L, F, Fut, Io> Listener for Handshaking<L, F>
+impl<L, F, Fut, Sock> Listener for Handshaking<L, F>
 where
     L: Listener,
-    F: Fn(L::Io) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = io::Result<Io>> + Send + 'static,
-    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Io<L::Io>) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = io::Result<Sock>> + Send + 'static,
+    Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    type Io = Io;
-    type Handshake = std::pin::Pin<Box<dyn Future<Output = io::Result<Io>> + Send>>;
+    type Io = Sock;
+    type Handshake = std::pin::Pin<Box<dyn Future<Output = io::Result<Sock>> + Send>>;
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> io::Result<(Self::Handshake, L::Addr)> {
@@ -294,7 +302,7 @@ where
         let handshake = self.handshake.clone();
         let both = async move {
             let socket = socket.await?;
-            let shaken = handshake(socket);
+            let shaken = handshake(Io::beneath(socket));
             drop(handshake);
             shaken.await
         };

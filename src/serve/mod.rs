@@ -59,6 +59,7 @@
 //! # }
 //! ```
 
+mod accepting;
 mod connection;
 mod direct;
 #[cfg(feature = "axum-serve")]
@@ -67,6 +68,7 @@ mod groups;
 mod io;
 mod leaving;
 mod listener;
+mod requests;
 mod settings;
 mod shutdown;
 
@@ -78,7 +80,7 @@ use std::{
     fmt,
     future::{Future, IntoFuture, pending},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -86,10 +88,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tower_service::Service;
 
 use self::{
+    accepting::Pauses,
     connection::Site,
     groups::Groups,
     settings::Settings,
@@ -199,7 +202,7 @@ impl<L, S> Serve<L, S> {
 impl<L, S, B> Serve<L, S>
 where
     L: Listener,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
@@ -217,26 +220,25 @@ where
         let settings = Arc::new(settings);
         let shutdown = Shutdown::new();
         let groups = Arc::new(Groups::default());
-        let accepting = async {
-            let mut pause = Duration::ZERO;
+        let (connections, streams) = (&shutdown, Arc::downgrade(&groups));
+        let accepted_from = &mut listener;
+        // It has the service, which need not be shared by threads.
+        let accepting = async move {
+            let mut pauses = Pauses::default();
             loop {
-                match listener.accept().await {
+                match accepted_from.accept().await {
                     Ok((handshake, addr)) => {
-                        pause = Duration::ZERO;
+                        pauses.accepted();
                         let site = Site {
                             service: service.clone(),
                             settings: Arc::clone(&settings),
-                            groups: Arc::clone(&groups),
+                            groups: Weak::clone(&streams),
                             addr,
-                            watcher: shutdown.watcher(),
+                            watcher: connections.watcher(),
                         };
                         tokio::spawn(site.serve(handshake));
                     }
-                    // Too many open files, most likely: what ends meanwhile gives some back.
-                    Err(_) => {
-                        pause = (2 * pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-                        sleep(pause).await;
-                    }
+                    Err(error) => pauses.failed(&error).await,
                 }
             }
         };
@@ -262,14 +264,10 @@ where
     }
 }
 
-/// How long the server waits after a connection could not be accepted: twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
 impl<L, S, B> IntoFuture for Serve<L, S>
 where
     L: Listener,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,

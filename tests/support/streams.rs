@@ -15,7 +15,7 @@ use axum::{
     extract::Request,
     middleware::{Next, from_fn},
     response::Response,
-    routing::get,
+    routing::{any, get},
 };
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -71,7 +71,7 @@ impl Streams {
             }
         };
         let router = Router::new()
-            .route("/events", get(handler))
+            .route("/events", any(handler))
             .layer(layer)
             .route("/plain", get(|| async { "plain" }))
             .layer(from_fn(watch));
@@ -103,6 +103,11 @@ impl Streams {
     /// How often response bodies were polled: once for each stream that is direct.
     pub(crate) fn polls(&self) -> usize {
         self.bodies.polls.load(SeqCst)
+    }
+
+    /// How many response bodies there are.
+    pub(crate) fn alive(&self) -> usize {
+        self.bodies.alive.load(SeqCst)
     }
 
     /// Waits until nothing is left of any stream.
