@@ -3,7 +3,6 @@
 mod support;
 
 use std::{
-    future::{IntoFuture, Ready, ready},
     io::{self, IoSlice},
     pin::Pin,
     sync::{Arc, Mutex},
@@ -12,44 +11,13 @@ use std::{
 };
 
 use axum::{Router, routing::any};
-use support::{raw::Raw, streams::Streams, until, within};
+use support::{given::given, raw::Raw, streams::Streams, until, within};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex},
     sync::mpsc,
     time::Instant,
 };
-use tower_sse::{
-    Broker, Connections, Event, SseConnection, SseLayer,
-    broker::History,
-    serve::{Listener, serve},
-};
-
-/// Where sockets come from that are not the system's.
-struct Given<S>(mpsc::Receiver<io::Result<S>>);
-
-impl<S> Listener for Given<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    type Io = S;
-    type Handshake = Ready<io::Result<S>>;
-    type Addr = ();
-
-    async fn accept(&mut self) -> io::Result<(Self::Handshake, ())> {
-        let socket = self.0.recv().await.expect("the test holds the sender");
-        Ok((ready(Ok(socket?)), ()))
-    }
-}
-
-/// A server of these sockets, for as long as the test runs.
-fn given<S>(router: Router) -> mpsc::Sender<io::Result<S>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sockets, accepted) = mpsc::channel(100);
-    tokio::spawn(serve(Given(accepted), router).into_future());
-    sockets
-}
+use tower_sse::{Broker, Connections, Event, SseConnection, SseLayer, broker::History};
 
 // ===== fairness =====
 

@@ -20,12 +20,29 @@
 //! the socket goes back, for the next request.
 //!
 //! A stream stays with hyper if its request had a body, an `Expect` or an `Upgrade`; if its handler
-//! still runs in the body; if a layer outside has changed its status, its `content-encoding` or its
-//! first frame; over HTTP/2 and HTTP/1.0; and if it is [adopted](crate::SseLayer::adopt). Layers
-//! outside see the head and the first frame of a direct stream, not the later ones: one that counts
-//! bytes has to be told otherwise, or direct streams be turned off ([`direct`](Serve::direct)). The
-//! response's body is kept, without being polled, and dropped when the stream has ended: permits and
-//! guards in it fall then.
+//! still runs in the body; if there is nothing to give at first (a layer
+//! [`without_welcome`](crate::SseLayer::without_welcome), and no event yet); if a layer outside has
+//! changed its status, its version, its `content-encoding`, its length or its first frame; over HTTP/2
+//! and HTTP/1.0; and if it is [adopted](crate::SseLayer::adopt).
+//!
+//! Layers outside see the head and the first frame of a direct stream, not the later ones: what counts
+//! or logs a body's bytes sees those of its beginning, and a timeout of bodies does not act. Where
+//! that matters, turn direct streams off ([`direct`](Serve::direct)). The response's body is kept,
+//! without being polled, and dropped when the stream has ended: permits and guards in it fall then.
+//!
+//! A client that shuts its side of the connection has left, as it has with hyper. What it sends during
+//! its stream is kept for the next request, up to 16 KiB; beyond that nothing is read until the stream
+//! has ended, and that it has left is noticed with the next write.
+//!
+//! # Slow and idle peers
+//!
+//! What a peer can hold without doing anything is bounded: [`header_read_timeout`] for a connection
+//! that asks for nothing, a head of 64 KiB, [`write_deadline`](Serve::write_deadline) for one that takes
+//! nothing. How long a request's body may take is its handler's business: tower-http has a
+//! `RequestBodyTimeoutLayer`. How many connections there may be is the system's (its limit of open
+//! files): at that bound, new ones wait, and open streams go on.
+//!
+//! [`header_read_timeout`]: Serve::header_read_timeout
 //!
 //! # Behind a proxy
 //!
@@ -168,16 +185,23 @@ impl<L, S> Serve<L, S> {
     /// written: 30 seconds by default, none for no bound.
     ///
     /// "Taken" is what the peer's kernel has made room for: it may show none for longer than this
-    /// while its program reads on at a kilobyte a second out of what has arrived already.
+    /// while its program reads on at a kilobyte a second out of what has arrived already. Under TLS it
+    /// is what TLS could pass on (see [`with_handshake`]).
+    ///
+    /// It is about sockets. A peer that takes what an HTTP/2 connection has to say, but gives one of its
+    /// streams no room, is the layer's: see [`stall_timeout`](crate::SseLayer::stall_timeout).
     pub fn write_deadline(mut self, time: Option<Duration>) -> Self {
         self.settings.write_deadline = time;
         self
     }
 
     /// Closes a connection whose next request's head has not come within this time, from the opening
-    /// or from the last response on. On a new connection the handshake, the first bytes and the rest
-    /// of the head have as long each. 75 seconds by default: more than the minute for which load
-    /// balancers keep an idle connection, which they would else use just when it is closed.
+    /// or from the last response on. On a new connection, and behind a direct stream, what comes up to
+    /// the first bytes (a handshake, too) and the rest of the head have as long each. An HTTP/2
+    /// connection is closed when it had no request open for as long.
+    ///
+    /// 75 seconds by default: more than the minute for which load balancers keep an idle connection,
+    /// which they would else use just when it is closed.
     pub fn header_read_timeout(mut self, time: Duration) -> Self {
         self.settings.header_read_timeout = time;
         self

@@ -36,8 +36,8 @@ impl Requests {
             loop {
                 // No error: this has a sender of its own.
                 let _ = open.wait_for(|open| *open == 0).await;
-                let next = timeout(time, open.wait_for(|open| *open > 0)).await;
-                if next.is_err() {
+                // One that is over again by the time of a look has begun the time anew, too.
+                if timeout(time, open.changed()).await.is_err() {
                     return;
                 }
             }

@@ -64,19 +64,24 @@ impl Client {
     }
 
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Response<Incoming> {
-        let answer = async {
-            match &mut self.sender {
-                Sender::Http1(sender) => {
-                    sender.ready().await.unwrap();
-                    sender.send_request(request).await
-                }
-                Sender::Http2(sender) => {
-                    sender.ready().await.unwrap();
-                    sender.send_request(request).await
-                }
+        within("an answer", self.send_any(request)).await.unwrap()
+    }
+
+    /// The same, without a limit in time, and where there may be none.
+    pub(crate) async fn send_any(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<Response<Incoming>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
             }
-        };
-        within("an answer", answer).await.unwrap()
+            Sender::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        }
     }
 
     /// Sends a request, and reads the answer as an event stream.

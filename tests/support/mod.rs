@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
 
 pub(crate) mod client;
+pub(crate) mod given;
 pub(crate) mod nats;
 pub(crate) mod raw;
 pub(crate) mod server;

@@ -1,9 +1,12 @@
 //! Both ends of TLS, with a certificate of their own.
 
+#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
+
 use std::{net::SocketAddr, sync::Arc};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector,
     client::TlsStream,
@@ -42,12 +45,24 @@ impl Tls {
         address: SocketAddr,
         alpn: &[&[u8]],
     ) -> TlsStream<TcpStream> {
+        let socket = TcpStream::connect(address).await.unwrap();
+        self.over(socket, alpn).await
+    }
+
+    /// One whose kernel's buffer is as small as it gets, and so are its segments.
+    pub(crate) async fn connect_small(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1).unwrap();
+        SockRef::from(&socket).set_tcp_mss(536).unwrap();
+        self.over(socket.connect(address).await.unwrap(), &[]).await
+    }
+
+    async fn over(&self, socket: TcpStream, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
         let mut config = ClientConfig::builder()
             .with_root_certificates(self.roots.clone())
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         let connector = TlsConnector::from(Arc::new(config));
-        let socket = TcpStream::connect(address).await.unwrap();
         let name = "localhost".try_into().unwrap();
         within("TLS", connector.connect(name, socket))
             .await
