@@ -6,6 +6,7 @@ mod support;
 
 use std::{
     future::pending,
+    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -19,7 +20,14 @@ use http::{Request, Version};
 use http_body_util::Empty;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use support::{client::Client, given::given, raw::Raw, server::Server, streams::Streams, until};
+use support::{
+    client::Client,
+    given::{given, given_with},
+    raw::Raw,
+    server::Server,
+    streams::Streams,
+    until,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
@@ -36,10 +44,14 @@ fn streams() -> Streams {
 }
 
 type Http2 = SendRequest<Empty<Bytes>>;
+type Sockets = mpsc::Sender<io::Result<DuplexStream>>;
 
 /// An HTTP/2 client, and what is ready when its connection has ended.
 async fn http2(router: Router) -> (Http2, JoinHandle<()>) {
-    let sockets = given::<DuplexStream>(router);
+    http2_of(given(router)).await
+}
+
+async fn http2_of(sockets: Sockets) -> (Http2, JoinHandle<()>) {
     let (client, socket) = duplex(100_000);
     sockets.send(Ok(socket)).await.unwrap();
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(client));
@@ -106,6 +118,30 @@ async fn an_http2_connection_with_a_stream_is_not_idle() {
         took >= IDLE && took < IDLE + Duration::from_secs(2),
         "{took:?}"
     );
+}
+
+/// A client that keeps to what the server says asks for no more.
+#[tokio::test(start_paused = true)]
+async fn an_http2_connection_has_as_many_streams_as_are_allowed() {
+    let mut streams = streams();
+    let sockets = given_with(streams.router.clone(), |serve| {
+        serve.max_concurrent_streams(2)
+    });
+    let (mut sender, _ended) = http2_of(sockets).await;
+    // The client learns of the bound with the first answer.
+    let answer = sender.send_request(get("/plain")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let answer = sender.send_request(get("/events")).await.unwrap();
+        open.push((answer, streams.next().await));
+    }
+    let third = sender.send_request(get("/plain"));
+    tokio::pin!(third);
+    let waited = timeout(Duration::from_secs(60), third.as_mut()).await;
+    assert!(waited.is_err(), "it has to wait");
+    drop(open.pop());
+    assert_eq!(third.await.unwrap().status(), 200);
 }
 
 /// It has opened its connection, and then its machine is gone: it does not answer pings.

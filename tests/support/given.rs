@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
 };
-use tower_sse::serve::{Listener, serve};
+use tower_sse::serve::{Listener, Serve, serve};
 
 /// Where sockets come from that are not the system's.
 pub(crate) struct Given<S>(mpsc::Receiver<io::Result<S>>);
@@ -36,7 +36,19 @@ pub(crate) fn given<S>(router: Router) -> mpsc::Sender<io::Result<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    given_with(router, |serve| serve)
+}
+
+/// The same, set up by this.
+pub(crate) fn given_with<S>(
+    router: Router,
+    set_up: impl FnOnce(Serve<Given<S>, Router>) -> Serve<Given<S>, Router>,
+) -> mpsc::Sender<io::Result<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (sockets, accepted) = mpsc::channel(100);
-    tokio::spawn(serve(Given(accepted), router).into_future());
+    let served = set_up(serve(Given(accepted), router));
+    tokio::spawn(served.into_future());
     sockets
 }
