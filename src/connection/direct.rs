@@ -112,7 +112,9 @@ impl Reader {
         match batch.into_frame() {
             None => (Poll::Pending, is_armed),
             Some(frame) => {
-                took(&mut self.shared.lock(), frame.len(), events);
+                let mut state = self.shared.lock();
+                took(&mut state, frame.len(), events);
+                state.is_writing = true;
                 (Poll::Ready(Some(Ok(frame))), is_armed)
             }
         }
@@ -131,6 +133,7 @@ impl Reader {
             };
         }
         // Not as one that sleeps: since when something waits is left as it is.
+        state.is_writing = true;
         let old = state.reader.replace(cx.waker().clone());
         drop(state);
         drop(old);

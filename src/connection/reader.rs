@@ -403,6 +403,7 @@ pub(super) fn took(state: &mut State, bytes: usize, other_events: u64) {
 /// Leaves a waker; gives back the one that stood there, to be dropped outside the lock.
 pub(super) fn wait(state: &mut State, cx: &Context<'_>) -> Option<std::task::Waker> {
     state.waits_since = None;
+    state.is_writing = false;
     match &state.reader {
         Some(reader) if reader.will_wake(cx.waker()) => None,
         _ => state.reader.replace(cx.waker().clone()),

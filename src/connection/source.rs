@@ -84,7 +84,10 @@ impl SourceWaker {
     pub(crate) fn take(&self, now: Instant) -> Option<Waker> {
         let shared = self.0.upgrade()?;
         let mut state = shared.lock();
-        state.note_waiting(|| now);
+        // It may be writing just this. If not, a visit of the ticker will tell.
+        if !state.is_writing {
+            state.note_waiting(|| now);
+        }
         state.reader.take()
     }
 

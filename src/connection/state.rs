@@ -25,6 +25,9 @@ pub(super) struct State {
     pub(super) outbox: Outbox,
     /// The response future, then the body: woken when there is something to do for it.
     pub(super) reader: Option<Waker>,
+    /// The reader has been given something since it went to sleep, and may still be writing it,
+    /// whatever waker it has left.
+    pub(super) is_writing: bool,
     /// The head has gone out, or will with the next poll.
     pub(super) is_started: bool,
     /// It was closed by a handle before it started: a 200 then starts it, to end it properly.
@@ -81,6 +84,7 @@ impl State {
         Self {
             outbox: Outbox::new(config.outbox),
             reader: None,
+            is_writing: false,
             is_attended: false,
             waits_since: None,
             is_started: false,
