@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::io::Io;
-use crate::connection::Reader;
+use crate::connection::{Reader, StreamError};
 
 /// How much of what a client sends during its stream is kept for the next request.
 const MOST_RECEIVED: usize = 16 * 1024;
@@ -26,7 +26,9 @@ const CHUNK_END: &[u8] = b"\r\n";
 pub(super) enum Left<S> {
     /// It ended cleanly: the socket can be used again, beginning with what was received meanwhile.
     Clean(Box<Io<S>>),
-    /// The client is gone, or the stream broke off: the socket is to be closed.
+    /// The stream broke off: the socket is to be closed.
+    Broken(#[cfg_attr(not(feature = "test-util"), expect(dead_code))] StreamError),
+    /// The client is gone: the socket is to be closed.
     Gone,
 }
 
@@ -164,7 +166,7 @@ where
             match frame {
                 Poll::Ready(Some(Ok(frame))) => this.out.set(frame),
                 // Broken off: without the last chunk, the client can tell.
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Left::Gone),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Left::Broken(error)),
                 Poll::Ready(None) => {
                     // The last chunk is an empty one.
                     this.out.set(Bytes::new());
