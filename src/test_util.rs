@@ -6,6 +6,8 @@
 //! of hanging. Both need a Tokio runtime with its time enabled; with its clock paused nothing takes
 //! real time.
 //!
+//! With feature "serve", [`served`] makes of a service what clients of the crate's own server see.
+//!
 //! # Example
 //!
 //! ```
@@ -50,6 +52,10 @@ use crate::{
     BoxError, SseConnection, SseLayer,
     event::{Decoded, Decoder, EventTooLong, MessageEvent},
 };
+
+#[cfg(feature = "serve")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serve")))]
+pub use crate::serve::in_memory::{Served, ServedFuture, WireBody, served};
 
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 

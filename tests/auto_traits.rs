@@ -9,10 +9,12 @@ use std::{
     io,
     marker::{PhantomData, PhantomPinned},
     path::{Path, PathBuf},
+    pin::Pin,
     rc::Rc,
 };
 
 use bytes::Bytes;
+use http_body::Body;
 use http_body_util::{Empty, combinators::UnsyncBoxBody};
 use tower_sse::{
     BoxError, Broker, BrokerError, CloseReason, Connections, Error, Event, SseConnection, SseLayer,
@@ -33,7 +35,7 @@ use tower_sse::{
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
     layer::{GuardError, PatternError, ResponseFuture, SseBody, SseService},
     serve::{Handshaking, Io, PeerAddr, Serve, TcpListener},
-    test_util::{EventReader, ReadError},
+    test_util::{EventReader, ReadError, Served, ServedFuture, WireBody},
 };
 
 /// Asks a type for its traits: a constant of its own exists only where the bound holds, and hides
@@ -88,6 +90,7 @@ type PinnedFuture = PhantomPinned;
 type SendBody = UnsyncBoxBody<Bytes, BoxError>;
 type LocalBody = Rc<Empty<Bytes>>;
 type PinnedBody = PhantomPinned;
+type BoxedBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
 type LocalService = Rc<()>;
 type CellService = Cell<()>;
 
@@ -201,6 +204,13 @@ fn the_service_its_future_and_its_body_are_as_free_as_what_they_hold() {
         ("SseBody<PinnedBody, SendFuture>", "Send"),
         ("SseBody<SendBody, PinnedFuture>", "Send Unpin"),
         ("EventReader", "Send Unpin"),
+        ("Served<LocalService>", "Unpin Clone"),
+        ("Served<CellService>", "Send Unpin Clone"),
+        ("ServedFuture<SendFuture, SendBody>", "Send Sync Unpin"),
+        ("ServedFuture<LocalFuture, SendBody>", "Unpin"),
+        ("ServedFuture<PinnedFuture, LocalBody>", ""),
+        ("WireBody<SendBody>", "Send Unpin"),
+        ("WireBody<BoxedBody>", "Unpin"),
     ];
     let found = traits![
         SseService<LocalService>,
@@ -214,6 +224,13 @@ fn the_service_its_future_and_its_body_are_as_free_as_what_they_hold() {
         SseBody<PinnedBody, SendFuture>,
         SseBody<SendBody, PinnedFuture>,
         EventReader,
+        Served<LocalService>,
+        Served<CellService>,
+        ServedFuture<SendFuture, SendBody>,
+        ServedFuture<LocalFuture, SendBody>,
+        ServedFuture<PinnedFuture, LocalBody>,
+        WireBody<SendBody>,
+        WireBody<BoxedBody>,
     ];
     let expected = expected.map(|(name, traits)| (name, traits.to_owned()));
     assert_eq!(found, expected.into());

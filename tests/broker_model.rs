@@ -1,6 +1,9 @@
 //! Publish, subscribe, pull, cut, resume, evict, unsubscribe in any order, against a model that
 //! says what each reader has to get, event by event.
 
+mod paths;
+
+use paths::connection_of;
 use std::collections::{BTreeSet, VecDeque};
 
 use futures_util::FutureExt;
@@ -10,7 +13,7 @@ use tower_sse::{
     Broker, Event, SseConnection, SseLayer,
     broker::{History, Outcome, Position, Resume},
     event::{Decoded, Decoder, MessageEvent},
-    test_util::{EventReader, connection_of},
+    test_util::EventReader,
 };
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
@@ -123,6 +126,8 @@ struct Stream {
     then: VecDeque<Expected>,
     /// The events that it has to get after that.
     events: VecDeque<u64>,
+    /// How many it has lost, and has to be told so.
+    missed: usize,
     /// The offset of the last id that was given.
     given: u64,
 }
@@ -141,15 +146,14 @@ impl Stream {
         while self.taken.len() < wanted {
             // What has fallen out of the rings is lost at this moment, to be told first.
             let is_live = self.resume.is_none();
-            let mut missed = 0;
             if is_live {
                 let before = self.events.len();
                 self.events
                     .retain(|offset| *offset > log.lost(log.0[*offset as usize - 1]));
-                missed = before - self.events.len();
+                self.missed += before - self.events.len();
             }
             let Some(frame) = self.reader.frame().now_or_never() else {
-                assert_eq!(missed, 0, "a loss was not told");
+                assert_eq!(self.missed, 0, "a loss was not told");
                 assert!(self.first.is_empty(), "{:?} did not come", self.first);
                 if is_live {
                     assert!(self.then.is_empty(), "{:?} did not come", self.then);
@@ -163,14 +167,14 @@ impl Stream {
             self.decoder.feed(&frame).unwrap();
             while let Some(decoded) = self.decoder.next() {
                 if let Decoded::Event(event) = decoded {
-                    self.check(&event, log, is_live, &mut missed);
+                    self.check(&event, log, is_live);
                     self.taken.push_back(event);
                 }
             }
         }
     }
 
-    fn check(&mut self, event: &MessageEvent, log: &Log, is_live: bool, missed: &mut usize) {
+    fn check(&mut self, event: &MessageEvent, log: &Log, is_live: bool) {
         let id = Position::parse(event.last_event_id.as_bytes()).map(|id| id.offset());
         if let Some(expected) = self.first.pop_front() {
             match expected {
@@ -193,26 +197,27 @@ impl Stream {
             let count = if is_place {
                 "null".to_owned()
             } else {
-                missed.to_string()
+                self.missed.to_string()
             };
             let reason = if is_place { "evicted" } else { "lagged" };
             assert!(
-                is_place || *missed > 0,
+                is_place || self.missed > 0,
                 "a gap was told, and nothing was lost"
             );
             assert_eq!(
                 event.data,
                 format!(r#"{{"reason":"{reason}","missed":{count}}}"#)
             );
-            *missed = 0;
+            self.missed = 0;
             if is_place {
                 self.then.pop_front();
             }
             return;
         }
         assert_eq!(
-            *missed, 0,
-            "{event:?} came before the loss of {missed} was told"
+            self.missed, 0,
+            "{event:?} came before the loss of {} was told",
+            self.missed
         );
         if event.event_type == "position" {
             match self.then.pop_front() {
@@ -385,6 +390,7 @@ impl World {
             first,
             then: then.into(),
             events: self.log.after(given, &client.topics),
+            missed: 0,
             given,
         });
     }

@@ -115,10 +115,11 @@ impl Reader {
         }
         if let Some(source) = source {
             source.arm();
+            // As a body does it: whichever comes second, and finds the batch full.
+            self.source_is_first = batch.is_full();
             batch.pull(&*source);
         }
         let is_armed = is_all_taken && !batch.is_full();
-        self.source_is_first = !is_armed;
         let (size, events) = (batch.size(), batch.events_of_source());
         match batch.into_chunk() {
             None => (Poll::Pending, is_armed),

@@ -258,7 +258,7 @@ impl Shared {
     /// is noted.
     fn note_source_waits(&self, since: Instant) {
         let mut state = self.lock();
-        if state.is_open && state.closing.is_none() && state.reader.is_none() {
+        if state.is_open && state.closing.is_none() && !state.sleeps() {
             let since = since.max(state.last_taken);
             state.waits_since.get_or_insert(since);
         }

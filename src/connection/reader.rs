@@ -405,6 +405,7 @@ fn uuid_welcome(uuid: &Uuid) -> Event {
 pub(super) fn took(state: &mut State, bytes: usize, other_events: u64) {
     state.last_taken = Instant::now();
     state.heartbeat_due = false;
+    state.is_writing = true;
     // The rest waits from now on: a server whose buffers are full does not come back for it.
     state.waits_since = (!state.outbox.is_empty()).then_some(state.last_taken);
     state.taken.bytes += bytes as u64;
@@ -414,6 +415,7 @@ pub(super) fn took(state: &mut State, bytes: usize, other_events: u64) {
 /// Leaves a waker; gives back the one that stood there, to be dropped outside the lock.
 pub(super) fn wait(state: &mut State, cx: &Context<'_>) -> Option<std::task::Waker> {
     state.waits_since = None;
+    state.is_writing = false;
     match &state.reader {
         Some(reader) if reader.will_wake(cx.waker()) => None,
         _ => state.reader.replace(cx.waker().clone()),

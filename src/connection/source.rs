@@ -87,7 +87,10 @@ impl SourceWaker {
     pub(crate) fn take(&self, now: Instant) -> Option<Waker> {
         let shared = self.0.upgrade()?;
         let mut state = shared.lock();
-        state.note_waiting(|| now);
+        // One that does not sleep may have this already. If not, a visit of the ticker will tell.
+        if state.sleeps() {
+            state.note_waiting(|| now);
+        }
         state.reader.take()
     }
 

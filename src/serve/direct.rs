@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::io::Io;
 use crate::{
-    connection::{Piece, Reader},
+    connection::{Piece, Reader, StreamError},
     event::chunk::{self, Chunk},
 };
 
@@ -27,7 +27,9 @@ const MOST_RECEIVED: usize = 16 * 1024;
 pub(super) enum Left<S> {
     /// It ended cleanly: the socket can be used again, beginning with what was received meanwhile.
     Clean(Box<Io<S>>),
-    /// The client is gone, or the stream broke off: the socket is to be closed.
+    /// The stream broke off: the socket is to be closed.
+    Broken(#[cfg_attr(not(feature = "test-util"), expect(dead_code))] StreamError),
+    /// The client is gone: the socket is to be closed.
     Gone,
 }
 
@@ -193,7 +195,7 @@ where
             match piece {
                 Poll::Ready(Some(Ok(piece))) => this.out.set(piece, io.is_write_vectored()),
                 // Broken off: without the last chunk, the client can tell.
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Left::Gone),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Left::Broken(error)),
                 Poll::Ready(None) => {
                     let last = Piece::Chunk(Bytes::from_static(chunk::LAST));
                     this.out.set(last, false);

@@ -82,12 +82,16 @@ mod direct;
 #[cfg(feature = "axum-serve")]
 mod for_axum;
 mod groups;
+#[cfg(feature = "test-util")]
+pub(crate) mod in_memory;
 mod io;
 mod leaving;
 mod listener;
 mod requests;
 mod settings;
 mod shutdown;
+#[cfg(feature = "test-util")]
+mod wire;
 
 pub use connection::PeerAddr;
 pub use io::Io;
