@@ -29,8 +29,8 @@ const NOT_OF_THE_STREAM: [HeaderName; 13] = [
 pub(crate) fn head(inner: Option<response::Parts>) -> response::Parts {
     let mut head = inner.unwrap_or_else(|| http::Response::new(()).into_parts().0);
     head.status = StatusCode::OK;
-    // One that came from elsewhere may have another. A server that finds 1.0 here ends its stream by
-    // closing the connection.
+    // One that came from elsewhere may have another. A server that finds 1.0 here ends the stream by
+    // closing the connection, and nobody can tell a broken one from a finished one.
     head.version = http::Version::default();
     for name in NOT_OF_THE_STREAM {
         head.headers.remove(name);
