@@ -26,6 +26,7 @@ use tokio::time::timeout;
 use tower::{Layer, Service};
 use tower_sse::{
     BoxError, Event, SseConnection, SseLayer,
+    layer::SseBody,
     test_util::{self, EventReader, ReadError, WireBody},
 };
 
@@ -155,14 +156,32 @@ pub(crate) async fn connection_of(
     if !is_direct() {
         return test_util::connection_of(layer, request).await;
     }
-    let capture = Capture::default();
-    let called = call(layer.layer(capture.clone()), request).await;
-    let connection = capture.0.lock().unwrap().take();
-    let mut body = called.unwrap().into_body();
+    let (sse, mut body) = captured(layer, request).await;
     if let Either::Left(body) = &mut body {
         body.begin();
     }
-    (connection.expect("ours"), EventReader::new(body))
+    (sse, EventReader::new(body))
+}
+
+/// As [`connection_of`], with a body that has not been polled on any path.
+pub(crate) async fn connection_untouched(
+    layer: &SseLayer,
+    request: Request<()>,
+) -> (SseConnection, EventReader) {
+    let (sse, body) = captured(layer, request).await;
+    (sse, EventReader::new(body))
+}
+
+type Captured = SseBody<Empty<Bytes>, Ready<Result<Response<Empty<Bytes>>, BoxError>>>;
+
+async fn captured(
+    layer: &SseLayer,
+    request: Request<()>,
+) -> (SseConnection, Either<OnWire<Captured>, Captured>) {
+    let capture = Capture::default();
+    let called = call(layer.layer(capture.clone()), request).await;
+    let connection = capture.0.lock().unwrap().take();
+    (connection.expect("ours"), called.unwrap().into_body())
 }
 
 /// A handler that answers, and leaves its connection here.
