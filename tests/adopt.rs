@@ -1,5 +1,7 @@
 //! Event streams that the inner service makes by itself, taken over.
 
+mod paths;
+
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -23,7 +25,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_sse::{
     CloseReason, Connections, Event, SseLayer,
     event::Decoded,
-    test_util::{self, EventReader, ReadError},
+    test_util::{EventReader, ReadError},
 };
 
 /// A body whose pieces come through a channel; an empty one breaks it off.
@@ -59,13 +61,13 @@ async fn adopted(layer: &SseLayer, request: Request<()>) -> (mpsc::Sender<Bytes>
                 Ok::<_, Infallible>(response.header("content-length", "7").body(body).unwrap())
             }
         }));
-    let response = service.oneshot(request).await.unwrap();
+    let response = paths::read(service, request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let head = response.headers();
     assert_eq!(head["content-type"], "text/event-stream");
     assert_eq!(head["cache-control"], "no-store, no-transform");
     assert!(!head.contains_key("content-length"));
-    let events = EventReader::new(response.into_body());
+    let events = response.into_body();
     (pieces, events.time_limit(Duration::from_secs(1_000_000)))
 }
 
@@ -90,8 +92,8 @@ async fn the_streams_of_an_existing_application_are_counted_and_drained() {
     let mut streams = Vec::new();
     for _ in 0..20 {
         let request = Request::get("/events").body(axum::body::Body::empty());
-        let response = app.clone().oneshot(request.unwrap()).await.unwrap();
-        let mut events = EventReader::new(response.into_body());
+        let response = paths::read(app.clone(), request.unwrap()).await.unwrap();
+        let mut events = response.into_body();
         let first = events.event().await.unwrap();
         assert_eq!((&*first.event_type, &*first.data), ("old", "as it was"));
         streams.push(events);
@@ -266,7 +268,7 @@ async fn it_is_bounded_and_has_a_lifetime_as_others() {
         .max_connections(1)
         .max_lifetime(Duration::from_secs(60));
     let (pieces, mut events) = adopted(&layer, Request::default()).await;
-    let other = test_util::open(
+    let other = paths::open(
         layer.layer(service_fn(|_: Request<()>| async {
             Ok::<_, Infallible>(Response::new(String::new()))
         })),

@@ -1,5 +1,7 @@
 //! Feature "axum": the connection as an extractor, and the crate's errors as responses.
 
+mod paths;
+
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -40,7 +42,7 @@ async fn text_of(response: Response) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_handler_takes_the_connection_as_an_argument() {
     let request = request("GET", "/events", "text/event-stream");
-    let response = test_util::open(app(), request).await.unwrap();
+    let response = paths::open(app(), request).await.unwrap();
     assert_eq!(response.status(), 200);
     let mut events = response.into_body();
     assert_eq!(events.event().await.unwrap().event_type, "welcome");
@@ -95,7 +97,7 @@ async fn a_handler_that_serves_others_too_takes_an_option() {
     assert_eq!(text_of(response).await, "a page");
 
     let stream = request("GET", "/", "text/event-stream");
-    let response = test_util::open(app, stream).await.unwrap();
+    let response = paths::open(app, stream).await.unwrap();
     assert!(!response.headers().contains_key("content-length"));
     let mut events = response.into_body();
     events.event().await.unwrap();
@@ -117,7 +119,7 @@ async fn a_path_of_axum_and_one_of_the_layer_capture_the_same() {
         .route("/rooms/{room}/events", get(room))
         .layer(SseLayer::new("/rooms/{room}/events").without_welcome());
     let request = request("GET", "/rooms/a%20b%2Fc/events", "*/*");
-    let mut events = test_util::open(app, request).await.unwrap().into_body();
+    let mut events = paths::open(app, request).await.unwrap().into_body();
     assert_eq!(events.event().await.unwrap().data, "a b/c");
 }
 
@@ -130,7 +132,7 @@ async fn under_nest_a_layer_inside_sees_the_stripped_path_and_one_outside_the_wh
     let outside = outside.layer(SseLayer::new("/api/events"));
     for app in [inside, outside] {
         let request = request("GET", "/api/events", "*/*");
-        let response = test_util::open(app, request).await.unwrap();
+        let response = paths::open(app, request).await.unwrap();
         assert_eq!(response.status(), 200);
         let mut events = response.into_body();
         assert_eq!(events.event().await.unwrap().event_type, "welcome");
@@ -148,7 +150,7 @@ async fn an_error_of_the_handler_after_the_start_breaks_the_stream_off() {
     let app = Router::new().route("/events", get(fails));
     let app = app.layer(SseLayer::new("/events").without_welcome());
     let request = request("GET", "/events", "*/*");
-    let mut events = test_util::open(app, request).await.unwrap().into_body();
+    let mut events = paths::open(app, request).await.unwrap().into_body();
     assert_eq!(events.event().await.unwrap().data, "a");
     let error = events.event().await.unwrap_err();
     assert!(matches!(error, test_util::ReadError::Broken(_)), "{error}");
@@ -172,7 +174,7 @@ async fn an_event_that_cannot_be_built_is_500_and_tells_the_client_nothing() {
 #[tokio::test(start_paused = true)]
 async fn errors_of_sending_are_503() {
     let layer = SseLayer::any_path().outbox(1, 1);
-    let (sse, mut events) = test_util::connection_of(&layer, Request::default()).await;
+    let (sse, mut events) = paths::connection_of(&layer, Request::default()).await;
     sse.try_send(Event::message("a")).unwrap();
     let full = sse.try_send(Event::message("b")).unwrap_err();
     assert!(matches!(full, TrySendError::Full(_)));

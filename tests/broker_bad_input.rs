@@ -1,12 +1,15 @@
 //! What does not make sense: it is refused with a clear error, or it means nothing. It never shows
 //! what it should not, and never hides a loss.
 
+mod paths;
+
 use http::{HeaderValue, Request};
+use paths::connection_of;
 use tower_sse::{
     Broker, BrokerError, CloseReason, Event, SseConnection, SseLayer,
     broker::{BrokerErrorKind, Epoch, History, Outcome, Position},
     event::{EventId, EventType},
-    test_util::{EventReader, ReadError, connection_of},
+    test_util::{EventReader, ReadError},
 };
 
 async fn coming_with(values: &[&[u8]]) -> (SseConnection, EventReader) {

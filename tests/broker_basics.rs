@@ -1,11 +1,14 @@
 //! Publish, subscribe, resume: the broker's paved path.
 
+mod paths;
+
 use http::Request;
+use paths::connection_of;
 use tower_sse::{
     Broker, Event, SseLayer,
     broker::{History, Outcome},
     event::MessageEvent,
-    test_util::{EventReader, connection_of},
+    test_util::EventReader,
 };
 
 fn layer() -> SseLayer {

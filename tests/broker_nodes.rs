@@ -1,5 +1,8 @@
 //! Several nodes on one log, and logs that are slow, that fail and come back, that are rewritten.
 
+mod paths;
+
+use paths::connection_of;
 use std::{
     sync::{
         Arc, Mutex,
@@ -19,7 +22,7 @@ use tower_sse::{
     },
     broker::{BrokerErrorKind, Outcome, Position},
     event::Decoded,
-    test_util::{EventReader, connection_of},
+    test_util::EventReader,
 };
 
 /// A log in memory that can be out of reach, and be replaced by another.

@@ -1,6 +1,9 @@
 //! What a broker makes of what a log gives: records that clients must not get, and logs that turn
 //! into others.
 
+mod paths;
+
+use paths::connection_of;
 use std::sync::{Arc, Mutex};
 
 use http::Request;
@@ -13,7 +16,7 @@ use tower_sse::{
         Start, TopicName,
     },
     broker::{Epoch, Outcome, Position},
-    test_util::{EventReader, connection_of},
+    test_util::EventReader,
 };
 
 const EPOCH: Epoch = Epoch::new(7);

@@ -1,6 +1,9 @@
 //! A log that forgets records it has acknowledged, and writes others at their offsets, within one
 //! epoch: as a replica does that lacked the last ones when it took over.
 
+mod paths;
+
+use paths::connection_of;
 use std::sync::{Arc, Mutex};
 
 use futures_util::stream;
@@ -10,7 +13,7 @@ use tower_sse::{
     Broker, Event, SseConnection, SseLayer,
     backplane::{AppendError, Backplane, BoxFuture, Read, ReadError, Record, RecordStream, Start},
     broker::{Epoch, Outcome, Position},
-    test_util::{EventReader, connection_of},
+    test_util::EventReader,
 };
 
 const EPOCH: Epoch = Epoch::new(7);

@@ -1,6 +1,9 @@
 //! The moment from which topic events flow: after what was sent directly; and only then is the
 //! client given its place.
 
+mod paths;
+
+use paths::{connection_of, open};
 use std::{convert::Infallible, future::Future};
 
 use bytes::Bytes;
@@ -12,7 +15,7 @@ use tower_sse::{
     Broker, Event, SseConnection, SseLayer,
     broker::{History, Outcome, Position},
     event::MessageEvent,
-    test_util::{EventReader, connection_of, open},
+    test_util::EventReader,
 };
 
 fn layer() -> SseLayer {

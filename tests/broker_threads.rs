@@ -1,5 +1,8 @@
 //! A broker under several threads and several runtimes: nothing lost, nothing twice, in order.
 
+mod paths;
+
+use paths::connection_of;
 use std::{
     future::{Future, IntoFuture, pending},
     sync::Arc,
@@ -21,7 +24,7 @@ use tower_sse::{
         AppendError, Backplane, BoxFuture, Memory, ReadError, Record, RecordStream, Start,
     },
     broker::{Outcome, Position},
-    test_util::{EventReader, connection_of},
+    test_util::EventReader,
 };
 
 /// How long a test waits for what should take milliseconds: generous, because machines are busy.

@@ -1,5 +1,8 @@
 //! Topics of live connections, quiet topics, slow readers, and the bounds of what is kept.
 
+mod paths;
+
+use paths::connection_of;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -9,7 +12,7 @@ use tower_sse::{
     Broker, CloseReason, Event, SseConnection, SseLayer,
     broker::{History, Outcome, Position, SlowConsumer},
     event::{Decoded, EventType},
-    test_util::{EventReader, ReadError, connection_of},
+    test_util::{EventReader, ReadError},
 };
 
 async fn connect(id: Option<&Position>) -> (SseConnection, EventReader) {

@@ -1,7 +1,10 @@
 //! Logs that are read from afar: they give much at once, and hold what is nobody's here.
 
+mod paths;
+
 use futures_util::{Stream, StreamExt, stream};
 use http::Request;
+use paths::connection_of;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tower_sse::{
@@ -11,7 +14,6 @@ use tower_sse::{
         RecordStream, Start,
     },
     broker::{Epoch, Outcome, Position},
-    test_util::connection_of,
 };
 
 const EPOCH: Epoch = Epoch::new(7);

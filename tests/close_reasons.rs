@@ -1,5 +1,6 @@
 //! Every reason for which a connection closes, by name: all who are told of it are told the same.
 
+mod paths;
 mod rules;
 
 use rules::{Answer, Call, Notes, Stream, call_sse, forever, plain, status};
@@ -53,10 +54,16 @@ impl Case {
 
     /// A stream whose handler has answered.
     fn answered() -> Self {
-        Self::new(SseLayer::new("/events"), async |sse| {
+        Self::answered_by(SseLayer::new("/events"))
+    }
+
+    fn answered_by(layer: SseLayer) -> Self {
+        let mut case = Self::new(layer, async |sse| {
             sse.start();
             plain()
-        })
+        });
+        case.body.as_mut().expect("it has answered").begin();
+        case
     }
 
     fn rest(&mut self) {
@@ -197,10 +204,7 @@ async fn lifetime() {
     case.assert_closed(CloseReason::Lifetime, true).await;
 
     let layer = SseLayer::new("/events").max_lifetime(Duration::from_secs(2));
-    let mut case = Case::new(layer, async |sse| {
-        sse.start();
-        plain()
-    });
+    let mut case = Case::answered_by(layer);
     case.rest();
     sleep(Duration::from_secs(3)).await;
     case.rest();

@@ -1,5 +1,6 @@
 //! How a stream ends: finished, or broken off. The first reason wins.
 
+mod paths;
 mod rules;
 
 use rules::{Answer, Failure, Notes, Rest, Text, call_sse, forever, open, plain, status};
@@ -8,7 +9,7 @@ use tokio_test::block_on;
 use tower_sse::{CloseReason, Event, SseConnection, SseLayer, connection::StreamError};
 
 fn layer() -> SseLayer {
-    SseLayer::new("/events").without_welcome()
+    paths::without_welcome(SseLayer::new("/events"))
 }
 
 fn fill(sse: &SseConnection, texts: &[&str]) {
@@ -37,8 +38,10 @@ fn close_sends_what_is_queued_and_ends_the_stream() {
     assert_eq!(block_on(sse.closed()), CloseReason::Closed);
 }
 
+/// What hyper asks of a body: a direct stream has no need of it.
 #[test]
 fn the_last_frame_says_that_nothing_follows() {
+    let _bodies = paths::bodies_alone();
     let (sse, mut stream) = open(&layer());
     fill(&sse, &["last"]);
     sse.close();

@@ -1,5 +1,6 @@
 //! Whatever the way out, the registry is empty afterwards, and each hook has run once.
 
+mod paths;
 mod rules;
 
 use rules::{

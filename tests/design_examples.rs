@@ -1,5 +1,7 @@
 //! The code that the design shows, as its users would write it.
 
+mod paths;
+
 use std::{convert::Infallible, error::Error, fmt, time::Duration};
 
 use axum::{Json, Router, body::Body, routing::get, routing::post};
@@ -13,7 +15,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_sse::{
     CloseReason, Connections, Event, SseConnection, SseLayer,
     event::{Decoded, EventId, EventType},
-    test_util::{self, EventReader, ReadError},
+    test_util::{EventReader, ReadError},
 };
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -35,7 +37,7 @@ fn request(path: &str) -> Request<Body> {
 }
 
 async fn open(app: &Router, path: &str) -> Result<EventReader, ReadError> {
-    let response = test_util::open(app.clone(), request(path)).await?;
+    let response = paths::open(app.clone(), request(path)).await?;
     assert_eq!(response.status(), StatusCode::OK);
     Ok(response.into_body())
 }
@@ -168,7 +170,7 @@ async fn accept_answers_in_place_of_the_inner_service() -> TestResult {
     let service = layer.layer(inner);
 
     let with_key = Request::get("/events").header("authorization", "a key");
-    let response = test_util::open(service.clone(), with_key.body(Full::default())?).await?;
+    let response = paths::open(service.clone(), with_key.body(Full::default())?).await?;
     let mut events = response.into_body();
     assert_eq!(events.event().await?.event_type, "welcome");
     assert_eq!(events.event().await?.data, "hello");
@@ -208,7 +210,7 @@ async fn completions_stream_to_a_post_without_a_welcome() -> TestResult {
     };
 
     let request = ask(json!({ "stream": true }))?;
-    let mut events = test_util::open(app.clone(), request).await?.into_body();
+    let mut events = paths::open(app.clone(), request).await?.into_body();
     let mut wire = Vec::new();
     loop {
         match events.frame().await {
@@ -231,7 +233,7 @@ async fn a_users_streams_are_found_by_the_value_inserted_and_closed() -> TestRes
     let layer = SseLayer::any_path().registry(&connections);
     let mut streams = Vec::new();
     for user in [7, 8, 7] {
-        let (sse, events) = test_util::connection_of(&layer, Request::default()).await;
+        let (sse, events) = paths::connection_of(&layer, Request::default()).await;
         assert_eq!(sse.insert(UserId(user)), Ok(()));
         assert_eq!(sse.insert(UserId(9)), Err(UserId(9)));
         assert_eq!(connections.get(&sse.uuid()), Some(sse.clone()));
@@ -259,7 +261,7 @@ async fn a_users_streams_are_found_by_the_value_inserted_and_closed() -> TestRes
 
 #[tokio::test]
 async fn send_all_sends_a_stream_and_its_error_breaks_ours_off() -> TestResult {
-    let (sse, mut events) = test_util::connection().await;
+    let (sse, mut events) = paths::connection().await;
     let items = ["one", "two"].map(|text| Ok::<_, Infallible>(Event::message(text)));
     sse.send_all(tokio_stream::iter(items)).await?;
     drop(sse);
@@ -268,7 +270,7 @@ async fn send_all_sends_a_stream_and_its_error_breaks_ours_off() -> TestResult {
     assert_eq!(events.event().await?.data, "two");
     events.end().await?;
 
-    let (sse, mut events) = test_util::connection().await;
+    let (sse, mut events) = paths::connection().await;
     let items = [Ok(Event::message("one")), Err(fmt::Error)];
     let error = sse.send_all(tokio_stream::iter(items)).await.err();
     let reason = error.map(|error| error.reason());

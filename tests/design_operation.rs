@@ -1,5 +1,7 @@
 //! The code that the design shows for limits, ends and shutdowns, as its users would write it.
 
+mod paths;
+
 use std::{convert::Infallible, error::Error, time::Duration};
 
 use axum::{
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_sse::{
     Broker, CloseReason, Connections, Event, SseConnection, SseLayer,
-    test_util::{self, EventReader, ReadError},
+    test_util::{EventReader, ReadError},
 };
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -26,7 +28,7 @@ struct UserId(u64);
 
 async fn open(app: &Router, path: &str) -> Result<EventReader, Box<dyn Error>> {
     let request = Request::get(path).body(Body::empty())?;
-    let response = test_util::open(app.clone(), request).await?;
+    let response = paths::open(app.clone(), request).await?;
     assert_eq!(response.status(), StatusCode::OK);
     Ok(response.into_body().time_limit(100 * SECOND))
 }

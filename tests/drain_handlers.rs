@@ -1,5 +1,6 @@
 //! Drains: handlers that still run, that have not answered, and clients that take nothing.
 
+mod paths;
 mod timed;
 
 use http::{Request, StatusCode};

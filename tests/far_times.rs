@@ -1,11 +1,14 @@
 //! Times that are meant as "never". No sum with them may overflow, least of all in a request.
 
+mod paths;
+
+use paths::connection_of;
 use std::{convert::Infallible, time::Duration};
 
 use http::{Request, Response};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_sse::{CloseReason, Event, SseLayer, connection::Refusal, test_util::connection_of};
+use tower_sse::{CloseReason, Event, SseLayer, connection::Refusal};
 
 const NEVER: Duration = Duration::MAX;
 const HOUR: Duration = Duration::from_secs(60 * 60);

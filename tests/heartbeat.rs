@@ -1,5 +1,6 @@
 //! Heartbeats: when nothing else was sent, and only then.
 
+mod paths;
 mod rules;
 
 use http::Request;
@@ -11,18 +12,18 @@ use tokio::{
 };
 use tower_sse::{
     Connections, Event, SseConnection, SseLayer,
-    test_util::{self, EventReader, ReadError},
+    test_util::{EventReader, ReadError},
 };
 
 const BEAT: &[u8] = b":\n";
 const TICK: Duration = Duration::from_millis(64);
 
 fn layer() -> SseLayer {
-    SseLayer::new("/").without_welcome().without_stall_timeout()
+    paths::without_welcome(SseLayer::new("/")).without_stall_timeout()
 }
 
 async fn connect(layer: &SseLayer) -> (SseConnection, EventReader) {
-    let (sse, events) = test_util::connection_of(layer, Request::default()).await;
+    let (sse, events) = paths::connection_of(layer, Request::default()).await;
     (sse, events.time_limit(Duration::from_secs(1_000_000)))
 }
 
@@ -172,10 +173,8 @@ async fn streams_beat_while_their_handler_runs_and_none_before_the_start() {
         Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Empty::new()))
     });
     let service = tower::Layer::layer(&layer, inner);
-    let response = tower::ServiceExt::oneshot(service, Request::default())
-        .await
-        .unwrap();
-    let mut events = EventReader::new(response.into_body()).time_limit(seconds(100));
+    let response = paths::read(service, Request::default()).await.unwrap();
+    let mut events = response.into_body().time_limit(seconds(100));
     for expected in [BEAT, BEAT, b"data: done\n\n"] {
         assert_eq!(events.frame().await.unwrap(), expected);
     }
@@ -247,7 +246,7 @@ fn a_registry_outlives_the_runtime_that_its_heartbeats_came_from() {
 
 #[test]
 fn a_connection_opened_outside_a_runtime_works_and_has_no_heartbeats() {
-    let layer = SseLayer::new("/events").without_welcome();
+    let layer = paths::without_welcome(SseLayer::new("/events"));
     let (sse, mut stream) = open(&layer);
     stream.assert_waits();
     sse.try_send(Event::message("a")).unwrap();
@@ -262,7 +261,7 @@ fn a_connection_opened_in_a_runtime_that_was_shut_down_works_and_has_no_heartbea
     let runtime = paused_runtime();
     let handle = runtime.handle().clone();
     drop(runtime);
-    let layer = SseLayer::new("/events").without_welcome();
+    let layer = paths::without_welcome(SseLayer::new("/events"));
     let (opened, done) = std::sync::mpsc::channel();
     // On a thread of its own, so that a hang is a failure.
     std::thread::spawn(move || {
@@ -280,7 +279,7 @@ fn a_connection_opened_in_a_runtime_that_was_shut_down_works_and_has_no_heartbea
 #[test]
 fn a_connection_opened_in_a_runtime_without_timers_works_and_has_no_heartbeats() {
     let runtime = runtime::Builder::new_current_thread().build().unwrap();
-    let layer = SseLayer::new("/events").without_welcome();
+    let layer = paths::without_welcome(SseLayer::new("/events"));
     runtime.block_on(async {
         for _ in 0..2 {
             let (sse, mut stream) = open(&layer);

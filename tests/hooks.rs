@@ -1,5 +1,8 @@
 //! Hooks that come back to what has called them: they publish, send, close, look around, and panic.
 
+mod paths;
+
+use paths::connection_of;
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -8,8 +11,7 @@ use std::sync::{
 use futures_util::FutureExt;
 use http::Request;
 use tower_sse::{
-    Broker, CloseReason, Connections, Event, SseConnection, SseLayer,
-    test_util::{EventReader, connection_of},
+    Broker, CloseReason, Connections, Event, SseConnection, SseLayer, test_util::EventReader,
 };
 
 /// What a hook may do: all that could meet a lock which its caller holds.

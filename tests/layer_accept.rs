@@ -1,5 +1,6 @@
 //! `accept`: a function that answers in place of the inner service.
 
+mod paths;
 mod rules;
 
 use http::{Method, StatusCode};

@@ -1,5 +1,6 @@
 //! What goes through untouched: requests that are not ours, and answers that want no stream.
 
+mod paths;
 mod rules;
 
 use bytes::Bytes;

@@ -1,5 +1,6 @@
 //! The head of a stream, and its first event.
 
+mod paths;
 mod rules;
 
 use http::{HeaderMap, Response, Version};

@@ -1,5 +1,6 @@
 //! Which requests are the layer's own: path, method and `Accept`.
 
+mod paths;
 mod rules;
 
 use http::{Method, Request, header::ACCEPT};

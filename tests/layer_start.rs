@@ -1,5 +1,6 @@
 //! When a stream starts, and what HEAD gets.
 
+mod paths;
 mod rules;
 
 use http::{Method, Request, Response};
@@ -157,7 +158,7 @@ fn the_body_of_an_answer_that_became_a_stream_is_dropped_unseen() {
 
 #[test]
 fn a_handler_that_sends_and_returns_in_one_go_has_sent() {
-    let layer = SseLayer::new("/events").without_welcome();
+    let layer = paths::without_welcome(SseLayer::new("/events"));
     let mut stream = call_sse(&layer, async |sse| {
         for text in ["a", "b", "c"] {
             sse.try_send(Event::message(text)).unwrap();
@@ -217,7 +218,7 @@ fn an_application_that_closes_all_does_not_make_streams_of_other_answers() {
 #[test]
 fn an_event_that_races_with_the_answer_is_in_the_stream_or_refused() {
     for _ in 0..500 {
-        let layer = SseLayer::new("/events").without_welcome();
+        let layer = paths::without_welcome(SseLayer::new("/events"));
         let (keep, kept) = std::sync::mpsc::channel();
         let (answer, answered) = oneshot::channel();
         let mut call = call_sse(&layer, async move |sse| {

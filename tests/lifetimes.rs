@@ -1,5 +1,6 @@
 //! Lifetimes: streams end by themselves after a time, cleanly where they can.
 
+mod paths;
 mod timed;
 
 use http::{StatusCode, request::Parts};

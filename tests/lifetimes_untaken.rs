@@ -1,5 +1,6 @@
 //! Lifetimes of streams that nobody takes: they end without their bodies.
 
+mod paths;
 mod timed;
 
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! Bounds on how many connections there are, in all and for each key.
 
+mod paths;
 mod rules;
 
 use http::Request;
@@ -17,7 +18,7 @@ use tokio_test::block_on;
 use tower_sse::{CloseReason, Connections, Event, SseConnection, SseLayer};
 
 fn layer() -> SseLayer {
-    SseLayer::new("/events").without_welcome()
+    paths::without_welcome(SseLayer::new("/events"))
 }
 
 fn with_header(name: &str, value: &str) -> Request<Text> {
@@ -122,7 +123,9 @@ fn a_connection_counts_until_its_body_has_ended() {
     // With its last frame, although the server still has the body.
     let opened = try_open(&layer, get("/events"));
     assert!(opened.is_ok());
-    assert!(stream.is_end_stream());
+    let (text, rest) = stream.rest();
+    assert_eq!(text, "");
+    rest.assert_ended();
 }
 
 #[test]

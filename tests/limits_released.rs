@@ -1,5 +1,6 @@
 //! A connection's place is given back on whatever way it ends, and is given back once.
 
+mod paths;
 mod rules;
 
 use http::{Method, StatusCode};
@@ -19,11 +20,11 @@ use tower_sse::{
 
 /// Admits one connection, by all bounds that there are.
 fn layer() -> SseLayer {
-    SseLayer::new("/events")
+    let layer = SseLayer::new("/events")
         .max_connections(1)
         .max_connections_per(1, |_| Some("all"))
-        .without_welcome()
-        .without_keep_alive()
+        .without_keep_alive();
+    paths::without_welcome(layer)
 }
 
 /// A call whose handler limits a key of its own first.
@@ -41,7 +42,8 @@ fn open(layer: &SseLayer) -> (SseConnection, rules::Stream) {
         keep.send(sse).unwrap();
         plain()
     });
-    let stream = call.stream();
+    let mut stream = call.stream();
+    stream.begin();
     (kept.recv().unwrap(), stream)
 }
 

@@ -1,9 +1,12 @@
 //! What feature "metrics" gives to its recorder.
 
+mod paths;
+
 use http::Request;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use paths::connection_of;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_sse::{Broker, Event, SseLayer, test_util::connection_of};
+use tower_sse::{Broker, Event, SseLayer};
 
 /// The value of a series in Prometheus' text, by its name and labels.
 fn value(text: &str, series: &str) -> f64 {
@@ -21,7 +24,7 @@ async fn every_figure_has_its_name_in_the_recorder() {
     let (sse, mut events) = connection_of(&layer, Request::default()).await;
     broker.subscribe(&sse, "a").await.unwrap().live();
     broker.publish("a", Event::message("1")).await.unwrap();
-    events.frame().await.unwrap();
+    while events.event().await.unwrap().data != "1" {}
     sse.send(Event::message("waits")).await.unwrap();
     let inner = service_fn(|_: Request<()>| async {
         Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))

@@ -1,5 +1,6 @@
 //! What should not be done has a defined effect: an error, or nothing. No panic, no hang.
 
+mod paths;
 mod rules;
 
 use rules::{Answer, Failure, Notes, Text, call, call_sse, forever, get, open, plain, sse_of};
@@ -14,7 +15,7 @@ use tower::{Layer, Service, service_fn};
 use tower_sse::{CloseReason, Event, SseConnection, SseLayer, connection::TrySendError};
 
 fn layer() -> SseLayer {
-    SseLayer::new("/events").without_welcome()
+    paths::without_welcome(SseLayer::new("/events"))
 }
 
 /// Asserts that nothing can be done with this connection any more, and that all of it says so.

@@ -1,5 +1,6 @@
 //! The answers to requests that get no stream: there are too many, or the registry drains.
 
+mod paths;
 mod rules;
 
 use http::{HeaderMap, Method, Request, Version, header};

@@ -1,5 +1,6 @@
 //! `Connections`: the connections that are open, and the values kept with each.
 
+mod paths;
 mod rules;
 
 use rules::{Notes, call_sse, forever, open, plain};
@@ -11,9 +12,7 @@ use uuid::Uuid;
 struct UserId(u64);
 
 fn layer(connections: &Connections) -> SseLayer {
-    SseLayer::new("/events")
-        .without_welcome()
-        .registry(connections)
+    paths::without_welcome(SseLayer::new("/events")).registry(connections)
 }
 
 #[test]

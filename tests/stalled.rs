@@ -1,5 +1,6 @@
 //! Clients that have stopped reading: their servers take nothing, and so do not poll the body.
 
+mod paths;
 mod rules;
 mod timed;
 

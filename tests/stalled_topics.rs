@@ -1,12 +1,14 @@
 //! Clients that stop reading while events of their topics wait for them.
 
+mod paths;
+
 use http::Request;
+use paths::connection_of;
 use std::{future::IntoFuture, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 use tower_sse::{
-    Broker, CloseReason, Connections, Event, SseConnection, SseLayer,
-    broker::History,
-    test_util::{EventReader, connection_of},
+    Broker, CloseReason, Connections, Event, SseConnection, SseLayer, broker::History,
+    test_util::EventReader,
 };
 
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,6 +1,9 @@
 //! What feature "tracing" tells. One test alone: whether a place in the code is told of is noted for
 //! the whole process.
 
+mod paths;
+
+use paths::connection_of;
 use std::{
     io,
     sync::{Arc, Mutex},
@@ -8,11 +11,7 @@ use std::{
 
 use http::Request;
 use tower::{Layer, service_fn};
-use tower_sse::{
-    Broker, Event, SseConnection, SseLayer,
-    broker::History,
-    test_util::{self, connection_of},
-};
+use tower_sse::{Broker, Event, SseConnection, SseLayer, broker::History};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Collects what is written.
@@ -80,8 +79,8 @@ async fn a_connection_has_a_span_and_its_ends_are_told_without_a_word_of_the_cli
             .body(())
             .unwrap()
     };
-    let held = test_util::open(service(), request()).await.unwrap();
-    let refused = test_util::open(service(), request()).await.unwrap();
+    let held = paths::open(service(), request()).await.unwrap();
+    let refused = paths::open(service(), request()).await.unwrap();
     drop(refused);
     let mut events = held.into_body();
     while events.event().await.is_ok() {}

@@ -1,5 +1,6 @@
 //! The two shapes that the wire of the Node class had which this crate began from, byte for byte.
 
+mod paths;
 mod rules;
 
 use rules::{call_sse, open, plain};

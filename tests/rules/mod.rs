@@ -17,8 +17,10 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tokio_test::task::{self, Spawn};
-use tower::{Layer, Service, service_fn};
+use tower::{Layer, service_fn};
 use tower_sse::{BoxError, CloseReason, SseConnection, SseLayer};
+
+use crate::paths;
 
 pub(crate) type Text = Full<Bytes>;
 
@@ -70,11 +72,11 @@ where
     B::Error: Into<BoxError>,
 {
     let mut handler = Some(handler);
-    let mut service = layer.layer(service_fn(move |request| {
+    let service = layer.layer(service_fn(move |request| {
         let handler = handler.take().expect("the service is called once");
         async move { handler(request).await }
     }));
-    let answered = service.call(request);
+    let answered = paths::call(service, request);
     let future = async { Ok(answered.await?.map(Stream::new)) };
     Call {
         future: task::spawn(Box::pin(future)),
@@ -124,6 +126,14 @@ impl Call {
 /// A stream that has started, and the one handle on it. Its welcome has not been taken.
 #[track_caller]
 pub(crate) fn open(layer: &SseLayer) -> (SseConnection, Stream) {
+    let (sse, mut stream) = open_untouched(layer);
+    stream.begin();
+    (sse, stream)
+}
+
+/// The same, whose body has not been polled on any path.
+#[track_caller]
+pub(crate) fn open_untouched(layer: &SseLayer) -> (SseConnection, Stream) {
     let place = Rc::new(RefCell::new(None));
     let kept = Rc::clone(&place);
     let call = call_sse(layer, async move |sse| {
@@ -140,7 +150,11 @@ pub(crate) fn open(layer: &SseLayer) -> (SseConnection, Stream) {
 /// A response body, to be polled.
 pub(crate) struct Stream {
     body: Spawn<Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>>,
+    /// What it began with, until that is taken.
+    first: Option<Next>,
 }
+
+type Next = Option<Result<Frame<Bytes>, BoxError>>;
 
 /// What came of polling a body for as long as it was ready.
 #[derive(Debug)]
@@ -158,10 +172,25 @@ impl Stream {
     {
         Self {
             body: task::spawn(Box::pin(body.map_err(Into::into))),
+            first: None,
         }
     }
 
-    pub(crate) fn poll(&mut self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    /// Polls it, as a server does at once: else it is not direct when it is closed first. A body
+    /// that is polled later is the harder case.
+    pub(crate) fn begin(&mut self) {
+        if !paths::is_direct() {
+            return;
+        }
+        if let Poll::Ready(first) = self.poll() {
+            self.first = Some(first);
+        }
+    }
+
+    pub(crate) fn poll(&mut self) -> Poll<Next> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(first);
+        }
         self.body.enter(|cx, body| body.poll_frame(cx))
     }
 

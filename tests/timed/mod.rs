@@ -9,12 +9,14 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tokio::{task::JoinHandle, time::Instant};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 use tower_sse::{
     BoxError, Connections, Event, SseConnection, SseLayer,
     event::{Decoded, MessageEvent},
-    test_util::{self, EventReader, ReadError},
+    test_util::{EventReader, ReadError},
 };
+
+use crate::paths;
 
 /// How finely the registry's clock cuts time.
 pub(crate) const TICK: Duration = Duration::from_millis(64);
@@ -36,10 +38,8 @@ pub(crate) fn about(time: Duration) -> RangeInclusive<Duration> {
 
 /// A layer without a welcome or heartbeats.
 pub(crate) fn bare(connections: &Connections) -> SseLayer {
-    SseLayer::new("/events")
-        .registry(connections)
-        .without_welcome()
-        .without_keep_alive()
+    let layer = SseLayer::new("/events").registry(connections);
+    paths::without_welcome(layer).without_keep_alive()
 }
 
 pub(crate) fn request() -> Request<()> {
@@ -48,7 +48,7 @@ pub(crate) fn request() -> Request<()> {
 
 /// A stream that has started, with a handle on it: its handler has answered.
 pub(crate) async fn connect(layer: &SseLayer) -> (SseConnection, EventReader) {
-    let (sse, events) = test_util::connection_of(layer, request()).await;
+    let (sse, events) = paths::connection_of(layer, request()).await;
     (sse, events.time_limit(LONG))
 }
 
@@ -57,8 +57,8 @@ pub(crate) async fn answer(layer: &SseLayer, request: Request<()>) -> Response<E
     let inner = service_fn(async |_: Request<()>| {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });
-    let response = layer.layer(inner).oneshot(request).await.unwrap();
-    response.map(|body| EventReader::new(body).time_limit(LONG))
+    let response = paths::read(layer.layer(inner), request).await.unwrap();
+    response.map(|events| events.time_limit(LONG))
 }
 
 /// The layer, with a handler that answers in place of the inner service, and that runs inside the
