@@ -104,17 +104,16 @@ impl Reader {
         }
         if let Some(source) = source {
             source.arm();
+            // As a body does it: whichever comes second, and finds the batch full.
+            self.source_is_first = batch.is_full();
             batch.pull(&*source);
         }
         let is_armed = is_all_taken && !batch.is_full();
-        self.source_is_first = !is_armed;
         let events = batch.events_of_source();
         match batch.into_frame() {
             None => (Poll::Pending, is_armed),
             Some(frame) => {
-                let mut state = self.shared.lock();
-                took(&mut state, frame.len(), events);
-                state.is_writing = true;
+                took(&mut self.shared.lock(), frame.len(), events);
                 (Poll::Ready(Some(Ok(frame))), is_armed)
             }
         }
@@ -133,7 +132,6 @@ impl Reader {
             };
         }
         // Not as one that sleeps: since when something waits is left as it is.
-        state.is_writing = true;
         let old = state.reader.replace(cx.waker().clone());
         drop(state);
         drop(old);
