@@ -258,8 +258,7 @@ impl Shared {
     /// is noted.
     fn note_source_waits(&self, since: Instant) {
         let mut state = self.lock();
-        let sleeps = state.reader.is_some() && !state.is_writing;
-        if state.is_open && state.closing.is_none() && !sleeps {
+        if state.is_open && state.closing.is_none() && !state.sleeps() {
             let since = since.max(state.last_taken);
             state.waits_since.get_or_insert(since);
         }

@@ -394,6 +394,7 @@ impl Drop for Reader {
 pub(super) fn took(state: &mut State, bytes: usize, other_events: u64) {
     state.last_taken = Instant::now();
     state.heartbeat_due = false;
+    state.is_writing = true;
     // The rest waits from now on: a server whose buffers are full does not come back for it.
     state.waits_since = (!state.outbox.is_empty()).then_some(state.last_taken);
     state.taken.bytes += bytes as u64;

@@ -84,8 +84,8 @@ impl SourceWaker {
     pub(crate) fn take(&self, now: Instant) -> Option<Waker> {
         let shared = self.0.upgrade()?;
         let mut state = shared.lock();
-        // It may be writing just this. If not, a visit of the ticker will tell.
-        if !state.is_writing {
+        // One that does not sleep may have this already. If not, a visit of the ticker will tell.
+        if state.sleeps() {
             state.note_waiting(|| now);
         }
         state.reader.take()

@@ -25,7 +25,7 @@ pub(super) struct State {
     pub(super) outbox: Outbox,
     /// The response future, then the body: woken when there is something to do for it.
     pub(super) reader: Option<Waker>,
-    /// The reader has been given something since it went to sleep, and may still be writing it,
+    /// The reader has been given something since it went to sleep, and may be writing it still,
     /// whatever waker it has left.
     pub(super) is_writing: bool,
     /// The head has gone out, or will with the next poll.
@@ -136,6 +136,11 @@ impl State {
         let feed = self.feed.as_ref().filter(|_| self.closing.is_none())?;
         let is_open = feed.is_live && self.outbox.taken() >= feed.gate;
         is_open.then(|| Arc::clone(&feed.source))
+    }
+
+    /// Whether the reader has had all there is, and waits for more.
+    pub(super) fn sleeps(&self) -> bool {
+        self.reader.is_some() && !self.is_writing
     }
 
     /// Whether there is something to be taken, as far as the connection knows without its source.
