@@ -339,7 +339,7 @@ proptest! {
 /// What a layer outside puts around a body: something that is held for as long.
 struct Holding {
     body: Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>,
-    _held: Box<dyn Drop>,
+    _held: Box<dyn std::any::Any>,
 }
 
 impl Body for Holding {
@@ -389,7 +389,8 @@ async fn held(layer: &SseLayer, notes: &rules::Notes) -> (SseConnection, WireBod
 
 #[tokio::test]
 async fn what_a_layer_outside_holds_falls_when_the_stream_has_ended() {
-    let ends: [(fn(&SseConnection), &str); 3] = [
+    type End = fn(&SseConnection);
+    let ends: [(End, &str); 3] = [
         (|sse| assert!(sse.close()), "closed"),
         (|sse| assert!(sse.fail("broken")), "failed"),
         (|sse| drop(sse.close_with(Event::message("bye"))), "closed"),
