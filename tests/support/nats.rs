@@ -6,13 +6,12 @@ use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio, id},
+    process::{Command, Stdio, id},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
 use async_nats::jetstream::{self, stream};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,15 +20,21 @@ use tokio::{
 };
 use tower_sse::backplane::nats::{JetStream, JetStreamOptions};
 
+#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
+#[path = "watched.rs"]
+mod watched;
+
+use watched::Watched;
+
 /// A server with a folder of its own. It is killed when this is dropped.
 pub(crate) struct NatsServer {
-    process: Option<Child>,
+    process: Option<Watched>,
     folder: PathBuf,
     port: u16,
     monitor: u16,
     max_payload: usize,
     /// More of its configuration.
-    pub(crate) more: &'static str,
+    pub(crate) more: String,
 }
 
 /// How long a server may take to start: generous, because machines are busy.
@@ -63,8 +68,13 @@ impl NatsServer {
             port,
             monitor,
             max_payload: 1 << 20,
-            more: "",
+            more: String::new(),
         }
+    }
+
+    /// Where it keeps its files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(crate) fn url(&self) -> String {
@@ -103,22 +113,22 @@ impl NatsServer {
         // Debian has servers where a user's path may not look.
         let programs = ["nats-server", "/usr/sbin/nats-server"];
         let start = |program| {
-            Command::new(program)
+            let mut command = Command::new(program);
+            command
                 .arg("-c")
                 .arg(&config)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
-                .stderr(log.try_clone().unwrap())
-                .spawn()
+                .stderr(log.try_clone().unwrap());
+            Watched::spawn(&mut command)
         };
         let process = programs.into_iter().find_map(|program| start(program).ok());
         self.process = Some(process.expect(MISSING));
         let answers = async {
             while self.try_monitor("/healthz").await.is_none() {
-                let ended = self.process.as_mut().unwrap().try_wait().unwrap();
-                if let Some(status) = ended {
+                if self.process.as_mut().unwrap().has_ended() {
                     let said = fs::read_to_string(self.folder.join("log"));
-                    panic!("nats-server has ended, {status}: {said:?}");
+                    panic!("nats-server has ended: {said:?}");
                 }
                 sleep(Duration::from_millis(10)).await;
             }
@@ -130,10 +140,7 @@ impl NatsServer {
 
     /// Ends it as a crash would.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
+        self.process = None;
     }
 
     /// Loses all that it has stored. It has to be killed first.
@@ -153,17 +160,16 @@ impl NatsServer {
     }
 
     pub(crate) fn freeze(&self) {
-        kill_process(self.pid(), Signal::STOP).unwrap();
-        // Its threads stop one after the other.
-        waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap();
+        self.process.as_ref().unwrap().freeze();
     }
 
     pub(crate) fn thaw(&self) {
-        kill_process(self.pid(), Signal::CONT).unwrap();
+        self.process.as_ref().unwrap().thaw();
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_child(self.process.as_ref().unwrap())
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
     }
 
     /// How many clients are connected, and how many consumers there are.
@@ -222,7 +228,7 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-fn free_ports() -> [u16; 2] {
+pub(crate) fn free_ports() -> [u16; 2] {
     let listeners = [(), ()].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
