@@ -74,7 +74,9 @@
 //! | --- | --- |
 //! | `axum` | [`SseConnection`] as an axum extractor, and the crate's errors as axum responses |
 //! | `nats` | `backplane::nats`: a log in NATS JetStream, for many nodes; it needs Rust 1.89 |
+//! | `nats-nkeys` | `nats`, and signing in to it by a key or a credentials file |
 //! | `redis` | `backplane::redis`: a log in Redis Streams, for many nodes; it needs Rust 1.88 |
+//! | `redis-tls` | `redis`, and TLS to it, by rustls with ring |
 //! | `metrics` | `metrics`: the figures of connections and brokers, for the `metrics` facade |
 //! | `serve` | `serve`: a server whose event streams take the least of a machine |
 //! | `axum-serve` | the listener of `serve`, with its write deadline, for `axum::serve` |

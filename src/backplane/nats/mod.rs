@@ -26,8 +26,8 @@
 //! The user needs the questions `$JS.API.STREAM.INFO`, `CREATE` and `MSG.GET`, and
 //! `$JS.API.CONSUMER.CREATE` and `MSG.NEXT`, for the stream; the subject; and `_INBOX.>`.
 //!
-//! A connection with TLS is made with rustls. A program that holds more than one cryptographic
-//! provider for it has to install one of them as the default first, as with any user of rustls.
+//! A connection with TLS is made with rustls, and its default provider for the process: where none is
+//! installed when TLS is first set up, that is *ring*.
 //!
 //! # When the server cannot be reached
 //!
