@@ -3,8 +3,8 @@
 //! 1. Room is taken before an append is entered, and given back when its outcome is known or it is
 //!    withdrawn: so what waits, and what is under way, is bounded. Whoever finds no room waits for
 //!    it, within the time that the append may take.
-//! 2. An append is either withdrawn by the one who waits for it, and then is never sent, or taken by
-//!    the writer, and then may be. One swap decides.
+//! 2. An append is either withdrawn by the one who waits for it, and then is never sent, or claimed by
+//!    the writer, once there is a connection to send it on. One swap decides.
 
 use std::{
     collections::VecDeque,
@@ -66,7 +66,7 @@ pub(super) struct Append {
 struct Ticket(AtomicU8);
 
 const WAITS: u8 = 0;
-const TAKEN: u8 = 1;
+const CLAIMED: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
 impl Ticket {
@@ -76,6 +76,10 @@ impl Ticket {
             .0
             .compare_exchange(WAITS, state, Ordering::AcqRel, Ordering::Acquire);
         swapped.is_ok()
+    }
+
+    fn is(&self, state: u8) -> bool {
+        self.0.load(Ordering::Acquire) == state
     }
 }
 
@@ -92,6 +96,16 @@ impl Append {
     /// Whether somebody waits for the outcome.
     pub(super) fn is_awaited(&self) -> bool {
         !self.outcome.is_closed()
+    }
+
+    /// Before it is sent. False: it was withdrawn, and is not to be sent.
+    pub(super) fn claim(&self) -> bool {
+        self.ticket.become_(CLAIMED) || self.ticket.is(CLAIMED)
+    }
+
+    /// It was not taken, and may be withdrawn again.
+    pub(super) fn unclaim(&self) {
+        self.ticket.0.store(WAITS, Ordering::Release);
     }
 
     pub(super) fn finish(self, outcome: Outcome) {
@@ -177,7 +191,7 @@ impl Queue {
             let Some(append) = waiting.appends.pop_front() else {
                 break;
             };
-            if append.ticket.become_(TAKEN) {
+            if append.ticket.is(WAITS) {
                 bytes += append.envelope.len();
                 batch.push(append);
             }
@@ -193,7 +207,7 @@ impl Queue {
     pub(super) fn fail_all(&self, cause: &RedisError) {
         let appends = std::mem::take(&mut self.lock().appends);
         for append in appends {
-            if append.ticket.become_(TAKEN) {
+            if append.claim() {
                 let error = AppendError::new(AppendErrorKind::NotSent, cause.clone());
                 append.finish(Err(error));
             }

@@ -59,13 +59,7 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) async fn open(shared: Arc<Shared>, start: Start) -> Result<Self, ReadError> {
-        let opened = Reader::open(Arc::clone(&shared), start).await;
-        let reader = opened.inspect_err(|error| {
-            // A place that is not there any more was looked for in vain by a server that answers.
-            if !error.is_rewritten() {
-                shared.health.set(Side::Read, None);
-            }
-        })?;
+        let reader = Reader::open(Arc::clone(&shared), start).await?;
         Ok(Self {
             step: Box::pin(Box::new(reader).step()),
             reads: VecDeque::new(),
@@ -102,13 +96,14 @@ impl Stream for Records {
 
 impl Reader {
     async fn open(shared: Arc<Shared>, start: Start) -> Result<Self, ReadError> {
-        let unavailable = |failure: ReadFailure| ReadError::unavailable(failure.into_cause());
+        let unavailable = |failure: ReadFailure| {
+            let answers = failure.is_answer();
+            shared.health.set(Side::Read, Some(answers));
+            ReadError::unavailable(failure.into_cause())
+        };
         let place = &shared.place;
         let connected = place.connect("tower-sse-read", BLOCK + PATIENCE).await;
-        let mut connection = connected.map_err(|error| {
-            shared.health.set(Side::Read, Some(false));
-            ReadError::unavailable(error)
-        })?;
+        let mut connection = connected.map_err(|error| unavailable(error.into()))?;
         let state = connection.state(place).await.map_err(unavailable)?;
         let max_record = place.options.max_record;
         let chain = match start {
@@ -225,7 +220,7 @@ async fn entry_at(
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.shared.health.set(Side::Read, None);
+        self.shared.health.left(Side::Read);
     }
 }
 
