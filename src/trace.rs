@@ -3,14 +3,14 @@
 //! Fields hold numbers and the crate's own words only: nothing that a client has sent.
 
 #[cfg(feature = "tracing")]
-pub(crate) use on::{Trace, refused};
+pub(crate) use on::{Trace, refused, skipped, unreadable};
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{Trace, refused};
+pub(crate) use off::{Trace, refused, skipped, unreadable};
 
 #[cfg(feature = "tracing")]
 mod on {
-    use tracing::{Span, debug, debug_span, span::Entered};
+    use tracing::{Span, debug, debug_span, span::Entered, warn};
     use uuid::Uuid;
 
     /// The span of one connection.
@@ -43,6 +43,14 @@ mod on {
     pub(crate) fn refused(reason: &'static str) {
         debug!(reason, "event stream refused");
     }
+
+    pub(crate) fn skipped(all: u64) {
+        warn!(all, "entries of the log skipped");
+    }
+
+    pub(crate) fn unreadable(all: u64) {
+        warn!(all, "records unreadable");
+    }
 }
 
 #[cfg(not(feature = "tracing"))]
@@ -71,4 +79,8 @@ mod off {
     }
 
     pub(crate) fn refused(_: &'static str) {}
+
+    pub(crate) fn skipped(_: u64) {}
+
+    pub(crate) fn unreadable(_: u64) {}
 }

@@ -22,7 +22,7 @@ use tower_sse::{
         AppendErrorKind,
         redis::{RedisOptions, RedisStreams},
     },
-    broker::{BrokerErrorKind, Outcome},
+    broker::{BrokerErrorKind, History, Outcome},
 };
 
 use nodes::{Client, LIMIT, TOLD, publish, try_publish, within};
@@ -256,6 +256,29 @@ async fn an_append_that_was_carried_out_unheard_is_not_carried_out_twice() {
     assert_eq!(client.next().await, "end");
     let length: u64 = server.query(&["XLEN", "{tower-sse}:log"]).await;
     assert_eq!(length, 6);
+}
+
+#[tokio::test]
+async fn a_slow_line_takes_what_is_large_in_small_bites() {
+    let server = RedisServer::start().await;
+    let (here, _) = node(&server).await;
+    let large = "x".repeat(1_000_000);
+    let first = publish(&here, "first").await.to_string();
+    for _ in 0..24 {
+        publish(&here, &large).await;
+    }
+    publish(&here, "last").await;
+    // All at once would take longer than any answer is waited for.
+    let proxy = Proxy::start(Way::Slowly(server.port())).await;
+    let url = format!("redis://127.0.0.1:{}/", proxy.port());
+    let broker = Broker::builder().history(History::default().bytes(64 << 20));
+    let broker = broker.build(RedisStreams::connect(url).await.unwrap());
+    let mut client = Client::join(&broker, "a", Some(&first)).await;
+    assert_eq!(client.outcome, Outcome::Pending);
+    for _ in 0..24 {
+        assert!(client.next().await == large);
+    }
+    assert_eq!(client.next().await, "last");
 }
 
 #[tokio::test]

@@ -26,8 +26,9 @@ use super::{
 };
 use crate::{
     BoxError,
-    backplane::ReadError,
+    backplane::{ReadError, Skipped},
     log::{Epoch, Position},
+    trace,
 };
 
 /// For how long a server that is there is asked again, when it does not answer well.
@@ -45,7 +46,7 @@ pub(super) struct Log {
     pub(super) context: Context,
     pub(super) settings: Settings,
     /// How many messages were skipped.
-    pub(super) skipped: AtomicU64,
+    pub(super) skipped: Skipped,
     client: Client,
     /// Whether a stream was seen ever.
     was_there: AtomicBool,
@@ -75,7 +76,7 @@ impl Log {
             link,
             context,
             settings,
-            skipped: AtomicU64::new(0),
+            skipped: Skipped::new(trace::skipped),
             client,
             was_there: AtomicBool::new(false),
             known: Mutex::new(None),
@@ -188,27 +189,30 @@ impl Log {
         let tag = match state.last {
             0 => 0,
             last => {
-                let tag = self.tag_at(last).await;
+                let tag = self.tag_at(last).await.map_err(ReadError::unavailable)?;
                 tag.unwrap_or_else(|| tag_of_loss(state.epoch, last))
             }
         };
         Ok(Position::new(state.epoch, state.last, tag))
     }
 
-    /// The tag of the message at this offset, if there is one to be had.
-    pub(super) async fn tag_at(&self, offset: u64) -> Option<u32> {
+    /// The tag of the message at this offset, if there is one.
+    pub(super) async fn tag_at(&self, offset: u64) -> Result<Option<u32>, BoxError> {
         let stream = &self.settings.stream;
-        for _ in 0..3 {
-            let stream = self.context.get_stream_no_info(stream).await.ok()?;
+        let mut tries = 0;
+        loop {
+            let stream = self.context.get_stream_no_info(stream).await?;
             match stream.get_raw_message(offset).await {
-                Ok(message) => return Some(find(&message.payload, usize::MAX).0),
+                Ok(message) => return Ok(Some(find(&message.payload, usize::MAX).0)),
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
-                    return None;
+                    return Ok(None);
                 }
+                // A server that does not answer has lost nothing.
+                Err(error) if tries == 2 => return Err(error.into()),
                 Err(_) => self.connected().await,
             }
+            tries += 1;
         }
-        None
     }
 
     /// A consumer that delivers from this offset on.

@@ -67,10 +67,7 @@ mod session;
 pub use error::ConnectError;
 pub use options::JetStreamOptions;
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -120,9 +117,10 @@ impl JetStream {
     }
 
     /// How many messages the readers of this handle, and of its clones, have skipped, because they
-    /// are not a broker's or cannot be understood.
+    /// are not a broker's or cannot be understood. With the feature `tracing` it is told, once a
+    /// second at most.
     pub fn skipped(&self) -> u64 {
-        self.log.skipped.load(Ordering::Relaxed)
+        self.log.skipped.count()
     }
 }
 

@@ -82,7 +82,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -97,10 +97,10 @@ use self::{
     writer::Writer,
 };
 use super::{
-    AppendError, AppendErrorKind, Backplane, BoxFuture, ReadError, Record, RecordStream, Start,
-    envelope,
+    AppendError, AppendErrorKind, Backplane, BoxFuture, ReadError, Record, RecordStream, Skipped,
+    Start, envelope,
 };
-use crate::log::Position;
+use crate::{log::Position, trace};
 
 /// How long the server may take to say where the log ends.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -128,7 +128,9 @@ struct Shared {
     /// By this name the script knows whose batches it has seen.
     publisher: String,
     batches: AtomicU64,
-    skipped: AtomicU64,
+    /// How many entries are read at once.
+    at_once: AtomicUsize,
+    skipped: Skipped,
 }
 
 impl Shared {
@@ -171,7 +173,8 @@ impl RedisStreams {
             queue: Queue::new(),
             publisher: format!("p:{:016x}", fastrand::u64(..)),
             batches: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
+            at_once: AtomicUsize::new(reader::AT_FIRST),
+            skipped: Skipped::new(trace::skipped),
         });
         let writer = Writer::new(Arc::clone(&shared));
         let task = Mutex::new(tokio::spawn(writer.run()));
@@ -194,9 +197,10 @@ impl RedisStreams {
     }
 
     /// How many entries of the stream this handle's readers have passed over: of others, of a later
-    /// version, too large, or damaged. An entry that is read again counts again.
+    /// version, too large, or damaged. An entry that is read again counts again. With the feature
+    /// `tracing` it is told, once a second at most.
     pub fn skipped(&self) -> u64 {
-        self.handle.shared.skipped.load(Ordering::Relaxed)
+        self.handle.shared.skipped.count()
     }
 }
 
