@@ -280,3 +280,39 @@ async fn a_record_of_another_log_than_was_opened_makes_the_broker_begin_anew() {
         [gap("lost", "null"), "other 2".to_owned()]
     );
 }
+
+/// A log that another server takes over while it is opened, with less in it.
+struct TakenOver(Script);
+
+impl Backplane for TakenOver {
+    fn append(&self, record: Record) -> BoxFuture<'_, Result<Position, AppendError>> {
+        self.0.append(record)
+    }
+
+    fn read(&self, start: Start) -> BoxFuture<'_, Result<RecordStream, ReadError>> {
+        *self.0.head.lock().unwrap() = Position::new(EPOCH, 3, 3);
+        self.0.read(start)
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>> {
+        self.0.head()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_head_that_has_to_be_reached_is_that_of_the_log_which_is_read() {
+    let (opened, mut openings) = mpsc::channel(10);
+    let head = Arc::new(Mutex::new(Position::new(EPOCH, 10, 10)));
+    let broker = Broker::new(TakenOver(Script { head, opened }));
+    let (sse, _events) = connect(Some(Position::new(EPOCH, 2, 2))).await;
+    let resume = broker.subscribe(&sse, "a").await.unwrap();
+    let (_, reads) = openings.recv().await.unwrap();
+    for offset in 1..=3 {
+        let record = Record::new("a".try_into().unwrap(), "data: x\n");
+        let place = Position::new(EPOCH, offset, offset as u32);
+        reads.send(Ok(Read::Record(place, record))).await.unwrap();
+    }
+    let limit = std::time::Duration::from_secs(60);
+    let decided = tokio::time::timeout(limit, resume.decided()).await;
+    assert_eq!(decided.unwrap(), Outcome::Exact);
+}

@@ -145,9 +145,15 @@ impl Core {
         let waker = Waker::from(Arc::clone(&self.signal));
         let mut cx = Context::from_waker(&waker);
         let mut has_read = false;
-        self.signal.dirty.pump(&self.reading, |reading| {
+        let mut rounds = 0;
+        self.signal.dirty.pump(&self.reading, ROUNDS, |reading| {
             has_read |= reading.poll(self, &mut cx);
+            rounds += 1;
         });
+        if rounds == ROUNDS && self.signal.dirty.is_marked() {
+            // The task goes on with it, after others have had their turn.
+            self.signal.task.notify_one();
+        }
         if has_read {
             self.has_progressed();
         }
@@ -262,7 +268,7 @@ impl Reading {
                 },
                 State::Open(stream) => match stream.as_mut().poll_next(cx) {
                     Poll::Pending => return has_read,
-                    // It was replaced between being asked for its head and being read.
+                    // It was replaced between being read and being asked for its head.
                     Poll::Ready(Some(Ok(read))) if Some(read.position().epoch()) != self.epoch => {
                         self.failed(&ReadError::rewritten());
                     }
@@ -285,8 +291,10 @@ impl Reading {
         let backplane = Arc::clone(&core.backplane);
         let start = self.last.map_or(Start::Window, Start::After);
         Box::pin(async move {
-            let head = backplane.head().await?;
             let stream = backplane.read(start).await?;
+            // Later, so that it is the head of what is read: in between, another server may have taken
+            // the log over, with less in it, and the head of the old one would be waited for in vain.
+            let head = backplane.head().await?;
             Ok((head, stream))
         })
     }
@@ -309,6 +317,11 @@ impl Reading {
         };
     }
 }
+
+/// How often one who reads looks again, before the broker's task has to go on. A stream that wants
+/// others to have their turn wakes at once and gives nothing, however often it is polled by somebody
+/// who is no task, as in `block_on`.
+const ROUNDS: usize = 8;
 
 /// How many topics a step of waking looks at.
 const TOPICS_AT_A_TIME: usize = 64;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Value, aio::MultiplexedConnection};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     ConnectError, RedisOptions,
@@ -61,7 +61,10 @@ impl Place {
             .cmd("SCRIPT")
             .arg("LOAD")
             .arg(STATE);
-        let (append, state) = setup.query_async(&mut inner).await?;
+        let loaded = timeout(self.options.connect_timeout, setup.query_async(&mut inner));
+        let late =
+            |_| RedisError::from((ErrorKind::Io, "server has not answered while connecting"));
+        let (append, state) = loaded.await.map_err(late)??;
         Ok(Connection {
             inner,
             route: Arc::clone(&self.route),
