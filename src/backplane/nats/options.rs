@@ -155,13 +155,13 @@ impl JetStreamOptions {
 
     /// Sets how long an append may take: 5 seconds by default. Meanwhile it is repeated where a
     /// connection breaks, without being carried out twice: the server knows the records of twice
-    /// that time again.
+    /// that time again. With 0 none succeeds.
     pub fn append_timeout(mut self, time: Duration) -> Self {
         self.settings.append_timeout = time;
         self
     }
 
-    /// Sets how long it may take to connect: 2 seconds by default.
+    /// Sets how long it may take to connect: 2 seconds by default; with 0 none succeeds.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
         self

@@ -93,13 +93,15 @@ impl RedisOptions {
     }
 
     /// Sets how long an append may take: 5 seconds by default. Meanwhile it is repeated where a
-    /// connection breaks, without being carried out twice.
+    /// connection breaks, without being carried out twice. With 0 none succeeds; behind sentinels or
+    /// in a cluster it should be longer than a failover takes, for publishers not to notice it.
     pub fn append_timeout(mut self, time: Duration) -> Self {
         self.append_timeout = time;
         self
     }
 
-    /// Sets how long it may take to connect: 2 seconds by default.
+    /// Sets how long it may take to connect: 2 seconds by default; with 0 none succeeds. Sentinels and
+    /// nodes of a cluster have as long to answer.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
         self

@@ -74,7 +74,7 @@ impl Writer {
         while batch.iter().any(Append::is_awaited) {
             let error = match shared.link.get(&shared.place, &shared.health).await {
                 Err(error) => error,
-                // What was withdrawn before the first try is in none.
+                // What nobody waits for any more before the first try is in none.
                 Ok(_) if !may_be_sent && !claim(&mut batch) => return,
                 Ok(connection) => match self.try_to_send(connection, &batch, number).await {
                     Ok((_, _, 0, why_not)) if why_not.starts_with(READ_ONLY) => {
@@ -174,7 +174,7 @@ impl Writer {
 
 /// Claims what is still waited for. Tells whether there is any.
 fn claim(batch: &mut Vec<Append>) -> bool {
-    batch.retain(Append::claim);
+    batch.retain(|append| append.is_awaited() && append.claim());
     !batch.is_empty()
 }
 
