@@ -131,6 +131,7 @@ async fn a_leader_that_is_killed_costs_nobody_an_event() {
     for reading in reading {
         let (got, longest) = within("a client", reading).await.unwrap();
         println!("{} events, longest pause {longest:?}", got.len());
+        assert!(longest < Duration::from_secs(15), "{longest:?}");
         // Neither a gap, nor anything twice.
         let mut numbers: Vec<u64> = got.iter().map(|text| text.parse().unwrap()).collect();
         numbers.sort_unstable();

@@ -256,18 +256,27 @@ async fn publish_again(node: &Broker, text: &str) {
 async fn a_message_that_is_deleted_from_the_stream_is_told_to_whoever_has_not_had_it() {
     let all = Nodes::start().await;
     let stream = all.server.stream().await;
-    let last = publish(&all.nodes[0], "a", "4").await.offset();
-    // One in the middle, then the last of all.
-    for offset in [2, last] {
-        stream.delete_message(offset).await.unwrap();
-        let node = Broker::new(all.server.log().await);
-        let before = Position::new(all.clients[0].place().epoch(), offset - 1, 0);
-        assert_eq!(outcome_of(&node, before).await, Outcome::Gap, "{offset}");
+    let mut places = Vec::new();
+    for text in ["4", "5", "6", "7"] {
+        places.push(publish(&all.nodes[0], "a", text).await);
     }
+    // One in the middle, then the last of all.
+    let expected = [Outcome::Gap, Outcome::Gap, Outcome::Exact, Outcome::Exact];
+    stream.delete_message(places[1].offset()).await.unwrap();
     let node = Broker::new(all.server.log().await);
+    for (place, expected) in places.iter().zip(expected) {
+        assert_eq!(outcome_of(&node, *place).await, expected, "{place}");
+    }
+    stream.delete_message(places[3].offset()).await.unwrap();
+    let node = Broker::new(all.server.log().await);
+    assert_eq!(outcome_of(&node, places[2]).await, Outcome::Gap);
     let mut client = Client::subscribe(&node, "a").await;
     publish(&node, "a", "next").await;
     assert_eq!(client.next().await, "next");
+    // Who has had them all has lost nothing, where they are still known.
+    for node in &all.nodes {
+        assert_eq!(outcome_of(node, places[3]).await, Outcome::Exact);
+    }
 }
 
 #[tokio::test]

@@ -217,6 +217,10 @@ async fn a_slot_on_its_way_makes_appends_wait_and_starts_no_log_of_its_own() {
     let mut client = Client::join_now(&there, "a").await;
     publish(&here, "1").await;
     assert_eq!(client.next().await, "1");
+    let short = cluster.options().append_timeout(Duration::from_millis(500));
+    let hasty = Broker::new(short.connect().await.unwrap());
+    publish(&hasty, "hasty").await;
+    assert_eq!(client.next().await, "hasty");
     let publisher = here.clone();
     let mut waiting = None;
     cluster
@@ -224,6 +228,10 @@ async fn a_slot_on_its_way_makes_appends_wait_and_starts_no_log_of_its_own() {
             waiting = Some(tokio::spawn(async move { publish(&publisher, "2").await }));
             let time = Duration::from_secs(2);
             client.hears_nothing_but_heartbeats(time).await;
+            // The servers have answered all along that they have not taken it.
+            let error = try_publish(&hasty, "never").await.unwrap_err();
+            let kind = BrokerErrorKind::Append(AppendErrorKind::NotSent);
+            assert_eq!(error.kind(), kind, "{error:?}");
         })
         .await;
     waiting.unwrap().await.unwrap();

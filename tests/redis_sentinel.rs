@@ -200,6 +200,14 @@ async fn one_sentinel_that_answers_is_enough_and_without_any_the_cause_is_told()
     let away = why(watched.options().sentinels([watched.sentinels[2].url()])).await;
     assert!(away.to_lowercase().contains("refused"), "{away}");
 
+    // One that is a replica by its own word is not taken for the primary.
+    let port = watched.replica.port().to_string();
+    let monitor = ["SENTINEL", "MONITOR", "wrong", "127.0.0.1", &port, "2"];
+    let () = watched.sentinels[1].query(&monitor).await;
+    let wrong = RedisOptions::new("redis://wrong/").sentinels([watched.sentinels[1].url()]);
+    let wrong = why(wrong).await;
+    assert!(wrong.contains("no primary"), "{wrong}");
+
     // Those who are there already need no sentinel.
     watched.sentinels[1].kill();
     for _ in 0..3 {

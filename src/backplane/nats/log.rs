@@ -19,7 +19,7 @@ use async_nats::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    api::{self, StreamState},
+    api::{self, ANSWER, StreamState},
     found::find,
     link::Link,
     options::Settings,
@@ -34,6 +34,9 @@ use crate::{
 /// For how long a server that is there is asked again, when it does not answer well.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long an append waits for its acknowledgement, at most, before it is sent once more.
+const REPEAT: Duration = Duration::from_millis(2500);
+
 /// How long to wait before a stream is made in the place of one that was there. It is said to be gone
 /// before its files are: a server (2.9.10) that is asked for another at once removes those as well.
 const MOURNING: Duration = Duration::from_millis(500);
@@ -43,7 +46,11 @@ const INACTIVE: Duration = Duration::from_secs(10);
 
 pub(super) struct Log {
     pub(super) link: Arc<Link>,
+    /// For appends.
     pub(super) context: Context,
+    /// For all that readers ask. What was asked while the servers of a cluster elect a leader is not
+    /// answered, ever.
+    questions: Context,
     pub(super) settings: Settings,
     /// How many messages were skipped.
     pub(super) skipped: Skipped,
@@ -68,13 +75,14 @@ pub(super) struct Known {
 
 impl Log {
     pub(super) fn new(client: Client, link: Arc<Link>, settings: Settings) -> Self {
-        // An append waits so long for an answer before it is repeated.
-        let context = ContextBuilder::new()
-            .timeout(settings.append_timeout / 2)
-            .build(client.clone());
+        let context = |timeout| {
+            let context = ContextBuilder::new().timeout(timeout);
+            context.build(client.clone())
+        };
         Self {
             link,
-            context,
+            context: context(REPEAT.min(settings.append_timeout / 2)),
+            questions: context(ANSWER),
             settings,
             skipped: Skipped::new(trace::skipped),
             client,
@@ -201,7 +209,7 @@ impl Log {
         let stream = &self.settings.stream;
         let mut tries = 0;
         loop {
-            let stream = self.context.get_stream_no_info(stream).await?;
+            let stream = self.questions.get_stream_no_info(stream).await?;
             match stream.get_raw_message(offset).await {
                 Ok(message) => return Ok(Some(find(&message.payload, usize::MAX).0)),
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
@@ -229,7 +237,7 @@ impl Log {
         };
         let stream = &self.settings.stream;
         Ok(self
-            .context
+            .questions
             .create_consumer_on_stream(config, stream)
             .await?)
     }

@@ -214,3 +214,37 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_test::{assert_pending, assert_ready, task::spawn};
+
+    const TIME: Duration = Duration::from_secs(5);
+
+    /// What an append fails with whose time is over after this was done to it.
+    async fn kind_after(done: impl FnOnce(&Append)) -> AppendErrorKind {
+        let queue = Queue::new();
+        let mut append = spawn(queue.append(1, b"record".to_vec(), TIME));
+        assert_pending!(append.poll());
+        let batch = queue.take().await;
+        done(&batch[0]);
+        tokio::time::advance(TIME).await;
+        let error = assert_ready!(append.poll()).unwrap_err();
+        // Nor can it be sent any more, or it may have been.
+        assert_eq!(batch[0].claim(), error.kind() == AppendErrorKind::MaybeSent);
+        error.kind()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_never_given_to_a_server_or_was_refused_was_not_sent() {
+        use AppendErrorKind::{MaybeSent, NotSent};
+        assert_eq!(kind_after(|_| {}).await, NotSent);
+        assert_eq!(kind_after(|it| assert!(it.claim())).await, MaybeSent);
+        let refused = |it: &Append| {
+            assert!(it.claim());
+            it.unclaim();
+        };
+        assert_eq!(kind_after(refused).await, NotSent);
+    }
+}
