@@ -56,6 +56,8 @@ struct Reading {
     /// The log has been rewritten since.
     is_rewritten: bool,
     failures: u32,
+    /// How often it was found to be another log since something was read.
+    rewrites: u32,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<(Position, RecordStream), ReadError>> + Send>>;
@@ -114,6 +116,7 @@ impl Core {
                 last: None,
                 is_rewritten: false,
                 failures: 0,
+                rewrites: 0,
             }),
             signal: Arc::new(Signal {
                 dirty: Dirty::new(),
@@ -274,6 +277,7 @@ impl Reading {
                     }
                     Poll::Ready(Some(Ok(read))) => {
                         self.failures = 0;
+                        self.rewrites = 0;
                         self.last = Some(read.position());
                         core.replica.apply(read);
                         has_read = true;
@@ -305,11 +309,14 @@ impl Reading {
         if error.is_rewritten() {
             self.last = None;
             self.is_rewritten = true;
+            self.rewrites += 1;
         }
         // Clients of a log that comes back are not to wait for it much longer than it took.
         let longest = Duration::from_millis(100 << self.failures.min(4));
         let rest = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let is_new_log = error.is_rewritten() && self.failures == 1;
+        // The log is there, also where it was away before: only one that changes again and again is
+        // not gone after at once.
+        let is_new_log = error.is_rewritten() && self.rewrites == 1;
         self.state = if is_new_log {
             State::Idle
         } else {

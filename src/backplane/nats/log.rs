@@ -16,7 +16,7 @@ use async_nats::{
         stream::LastRawMessageErrorKind,
     },
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     api::{self, ANSWER, StreamState},
@@ -40,6 +40,9 @@ const REPEAT: Duration = Duration::from_millis(2500);
 /// How long to wait before a stream is made in the place of one that was there. It is said to be gone
 /// before its files are: a server (2.9.10) that is asked for another at once removes those as well.
 const MOURNING: Duration = Duration::from_millis(500);
+
+/// How long the making of a consumer is waited for, before another one is asked for.
+const QUICKLY: Duration = Duration::from_millis(700);
 
 /// How long the server keeps a consumer that nobody asks for messages.
 const INACTIVE: Duration = Duration::from_secs(10);
@@ -236,6 +239,16 @@ impl Log {
             ..pull::Config::default()
         };
         let stream = &self.settings.stream;
+        for _ in 0..3 {
+            // In a cluster it may be given to a server that is not there, and then nobody answers.
+            // The next one may not.
+            let created = self
+                .questions
+                .create_consumer_on_stream(config.clone(), stream);
+            if let Ok(created) = timeout(QUICKLY, created).await {
+                return Ok(created?);
+            }
+        }
         Ok(self
             .questions
             .create_consumer_on_stream(config, stream)
