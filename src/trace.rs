@@ -3,10 +3,10 @@
 //! Fields hold numbers and the crate's own words only: nothing that a client has sent.
 
 #[cfg(feature = "tracing")]
-pub(crate) use on::{Trace, refused, skipped, unreadable};
+pub(crate) use on::{Trace, passed_over, refused};
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{Trace, refused, skipped, unreadable};
+pub(crate) use off::{Trace, passed_over, refused};
 
 #[cfg(feature = "tracing")]
 mod on {
@@ -44,12 +44,8 @@ mod on {
         debug!(reason, "event stream refused");
     }
 
-    pub(crate) fn skipped(all: u64) {
-        warn!(all, "entries of the log skipped");
-    }
-
-    pub(crate) fn unreadable(all: u64) {
-        warn!(all, "records unreadable");
+    pub(crate) fn passed_over(what: &'static str, all: u64) {
+        warn!(all, "{what}");
     }
 }
 
@@ -80,7 +76,5 @@ mod off {
 
     pub(crate) fn refused(_: &'static str) {}
 
-    pub(crate) fn skipped(_: u64) {}
-
-    pub(crate) fn unreadable(_: u64) {}
+    pub(crate) fn passed_over(_: &'static str, _: u64) {}
 }

@@ -9,7 +9,7 @@ mod nodes;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use nats_server::{NatsServer, free_ports};
+use nats_server::{NatsServer, free_port};
 use nodes::{Client, publish, try_publish, within};
 use tokio::{
     sync::Mutex,
@@ -23,7 +23,7 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
-        let ports: Vec<_> = (0..3).map(|_| free_ports()[0]).collect();
+        let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
         let routes: Vec<_> = ports
             .iter()
             .map(|port| format!("\"nats://127.0.0.1:{port}\""))

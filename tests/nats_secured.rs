@@ -9,7 +9,7 @@ use std::{error::Error, fs};
 
 use authority::Certified;
 use support::{
-    nats::{NatsServer, free_ports},
+    nats::{NatsServer, free_port},
     topics::{Client, publish, try_publish},
 };
 use tower_sse::{
@@ -156,7 +156,7 @@ async fn files_that_are_not_there_are_an_error_at_once() {
 #[tokio::test]
 async fn one_of_several_servers_that_is_there_is_enough() {
     let server = NatsServer::start().await;
-    let [away, _] = free_ports();
+    let away = free_port();
     let urls = format!("nats://127.0.0.1:{away}, {}", server.url());
     are_one(JetStreamOptions::new(urls)).await;
 }

@@ -11,22 +11,24 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::trace;
+
 /// How often it is told.
 const EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Skipped {
-    /// Tells how many there were, in all.
-    tell: fn(u64),
+    /// What is told of them.
+    what: &'static str,
     count: AtomicU64,
     /// Guards when it was told last.
     told: Mutex<Option<Instant>>,
 }
 
 impl Skipped {
-    pub(crate) fn new(tell: fn(u64)) -> Self {
+    pub(crate) fn new(what: &'static str) -> Self {
         Self {
-            tell,
+            what,
             count: AtomicU64::new(0),
             told: Mutex::new(None),
         }
@@ -42,7 +44,7 @@ impl Skipped {
         }
         let count = self.count.fetch_add(more, Ordering::Relaxed) + more;
         if self.is_time() {
-            (self.tell)(count);
+            trace::passed_over(self.what, count);
         }
     }
 

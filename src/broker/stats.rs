@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{backplane::Skipped, trace};
+use crate::backplane::Skipped;
 
 /// The figures of a broker, as they were at one moment. All are of this node alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Tally {
             records: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
             lagged: AtomicU64::new(0),
-            unreadable: Skipped::new(trace::unreadable),
+            unreadable: Skipped::new("records unreadable"),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, Stdio, id},
     sync::atomic::{AtomicUsize, Ordering},
@@ -16,14 +16,18 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tower_sse::backplane::nats::{JetStream, JetStreamOptions};
 
 #[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
+#[path = "ports.rs"]
+mod ports;
+#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
 #[path = "watched.rs"]
 mod watched;
 
+pub(crate) use ports::free_port;
 use watched::Watched;
 
 /// A server with a folder of its own. It is killed when this is dropped.
@@ -61,7 +65,7 @@ impl NatsServer {
         let count = COUNT.fetch_add(1, Ordering::SeqCst);
         let folder = std::env::temp_dir().join(format!("tower-sse-nats-{}-{count}", id()));
         fs::create_dir_all(&folder).unwrap();
-        let [port, monitor] = free_ports();
+        let [port, monitor] = [free_port(), free_port()];
         Self {
             process: None,
             folder,
@@ -109,6 +113,17 @@ impl NatsServer {
             self.port, self.monitor, self.max_payload, self.folder, self.more
         );
         fs::write(&config, text).unwrap();
+        let until = Instant::now() + LIMIT;
+        while let Err(said) = self.try_start(&config).await {
+            // Somebody has taken a port meanwhile.
+            let may_pass = said.contains("address already in use") && Instant::now() < until;
+            assert!(may_pass, "nats-server has ended: {said}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Starts it. An error: what it has said, and ended.
+    async fn try_start(&mut self, config: &Path) -> Result<(), String> {
         let log = fs::File::create(self.folder.join("log")).unwrap();
         // Debian has servers where a user's path may not look.
         let programs = ["nats-server", "/usr/sbin/nats-server"];
@@ -116,7 +131,7 @@ impl NatsServer {
             let mut command = Command::new(program);
             command
                 .arg("-c")
-                .arg(&config)
+                .arg(config)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(log.try_clone().unwrap());
@@ -127,15 +142,14 @@ impl NatsServer {
         let answers = async {
             while self.try_monitor("/healthz").await.is_none() {
                 if self.process.as_mut().unwrap().has_ended() {
-                    let said = fs::read_to_string(self.folder.join("log"));
-                    panic!("nats-server has ended: {said:?}");
+                    return Err(fs::read_to_string(self.folder.join("log")).unwrap());
                 }
                 sleep(Duration::from_millis(10)).await;
             }
+            Ok(())
         };
-        timeout(LIMIT, answers)
-            .await
-            .expect("the NATS server answers");
+        let answers = timeout(LIMIT, answers).await;
+        answers.expect("the NATS server answers")
     }
 
     /// Ends it as a crash would.
@@ -226,9 +240,4 @@ fn copy_all(from: &Path, to: &Path) {
             fs::copy(from, to).unwrap();
         }
     }
-}
-
-pub(crate) fn free_ports() -> [u16; 2] {
-    let listeners = [(), ()].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }

@@ -4,7 +4,6 @@
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
@@ -15,9 +14,13 @@ use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
 use tokio::time::{Instant, sleep};
 
 #[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
+#[path = "ports.rs"]
+mod ports;
+#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
 #[path = "watched.rs"]
 mod watched;
 
+pub(crate) use ports::free_port;
 use watched::Watched;
 
 /// How long a server may take to start, on a machine that is busy.
@@ -211,9 +214,4 @@ impl Drop for RedisServer {
         self.kill();
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
 }

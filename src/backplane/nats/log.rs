@@ -28,7 +28,6 @@ use crate::{
     BoxError,
     backplane::{ReadError, Skipped},
     log::{Epoch, Position},
-    trace,
 };
 
 /// For how long a server that is there is asked again, when it does not answer well.
@@ -87,7 +86,7 @@ impl Log {
             context: context(REPEAT.min(settings.append_timeout / 2)),
             questions: context(ANSWER),
             settings,
-            skipped: Skipped::new(trace::skipped),
+            skipped: Skipped::new("entries of the log skipped"),
             client,
             was_there: AtomicBool::new(false),
             known: Mutex::new(None),

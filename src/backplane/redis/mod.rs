@@ -100,7 +100,7 @@ use super::{
     AppendError, AppendErrorKind, Backplane, BoxFuture, ReadError, Record, RecordStream, Skipped,
     Start, envelope,
 };
-use crate::{log::Position, trace};
+use crate::log::Position;
 
 /// How long the server may take to say where the log ends.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -174,7 +174,7 @@ impl RedisStreams {
             publisher: format!("p:{:016x}", fastrand::u64(..)),
             batches: AtomicU64::new(0),
             at_once: AtomicUsize::new(reader::AT_FIRST),
-            skipped: Skipped::new(trace::skipped),
+            skipped: Skipped::new("entries of the log skipped"),
         });
         let writer = Writer::new(Arc::clone(&shared));
         let task = Mutex::new(tokio::spawn(writer.run()));
