@@ -74,11 +74,13 @@
 //! | --- | --- |
 //! | `axum` | [`SseConnection`] as an axum extractor, and the crate's errors as axum responses |
 //! | `nats` | `backplane::nats`: a log in NATS JetStream, for many nodes; it needs Rust 1.89 |
+//! | `nats-nkeys` | `nats`, and signing in to it by a key or a credentials file |
 //! | `redis` | `backplane::redis`: a log in Redis Streams, for many nodes; it needs Rust 1.88 |
+//! | `redis-tls` | `redis`, and TLS to it, by rustls with ring |
 //! | `metrics` | `metrics`: the figures of connections and brokers, for the `metrics` facade |
 //! | `serve` | `serve`: a server whose event streams take the least of a machine |
 //! | `axum-serve` | the listener of `serve`, with its write deadline, for `axum::serve` |
-//! | `tracing` | a span for each connection, entered while its handler is polled, with events at level DEBUG: opened, closed (with its reason), a gap announced; and one for each refusal |
+//! | `tracing` | a span for each connection, entered while its handler is polled, with events at level DEBUG: opened, closed (with its reason), a gap announced; and one for each refusal; at level WARN, once a second at most, what was read from a log and cannot be given to clients |
 //! | `test-util` | `test_util`: drive a service, or a handler, and read its events without a socket |
 //!
 //! # Stability

@@ -21,6 +21,7 @@
 //! | `sse_records_total` | counter | events that this node has read from its log |
 //! | `sse_gaps_total` | counter | gaps that were announced to clients |
 //! | `sse_events_lagged_total` | counter | events that slow subscribers have missed |
+//! | `sse_records_unreadable_total` | counter | records of its log that cannot be given to clients |
 //!
 //! A process with several registries or brokers records the sum under one name only if it adds them
 //! up itself: a later call sets what an earlier one has set.
@@ -66,5 +67,6 @@ impl BrokerStats {
         counter!("sse_records_total").absolute(self.records);
         counter!("sse_gaps_total").absolute(self.gaps);
         counter!("sse_events_lagged_total").absolute(self.lagged);
+        counter!("sse_records_unreadable_total").absolute(self.unreadable);
     }
 }

@@ -3,14 +3,14 @@
 //! Fields hold numbers and the crate's own words only: nothing that a client has sent.
 
 #[cfg(feature = "tracing")]
-pub(crate) use on::{Trace, refused};
+pub(crate) use on::{Trace, passed_over, refused};
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{Trace, refused};
+pub(crate) use off::{Trace, passed_over, refused};
 
 #[cfg(feature = "tracing")]
 mod on {
-    use tracing::{Span, debug, debug_span, span::Entered};
+    use tracing::{Span, debug, debug_span, span::Entered, warn};
     use uuid::Uuid;
 
     /// The span of one connection.
@@ -43,6 +43,10 @@ mod on {
     pub(crate) fn refused(reason: &'static str) {
         debug!(reason, "event stream refused");
     }
+
+    pub(crate) fn passed_over(what: &'static str, all: u64) {
+        warn!(all, "{what}");
+    }
 }
 
 #[cfg(not(feature = "tracing"))]
@@ -71,4 +75,6 @@ mod off {
     }
 
     pub(crate) fn refused(_: &'static str) {}
+
+    pub(crate) fn passed_over(_: &'static str, _: u64) {}
 }

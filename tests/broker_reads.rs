@@ -7,7 +7,7 @@ use paths::connection_of;
 use std::sync::{Arc, Mutex};
 
 use http::Request;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tower_sse::{
     Broker, SseConnection, SseLayer,
@@ -282,4 +282,90 @@ async fn a_record_of_another_log_than_was_opened_makes_the_broker_begin_anew() {
         next(&mut a, 2).await,
         [gap("lost", "null"), "other 2".to_owned()]
     );
+}
+
+/// A log that another server takes over while it is opened, with less in it.
+struct TakenOver(Script);
+
+impl Backplane for TakenOver {
+    fn append(&self, record: Record) -> BoxFuture<'_, Result<Position, AppendError>> {
+        self.0.append(record)
+    }
+
+    fn read(&self, start: Start) -> BoxFuture<'_, Result<RecordStream, ReadError>> {
+        *self.0.head.lock().unwrap() = Position::new(EPOCH, 3, 3);
+        self.0.read(start)
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>> {
+        self.0.head()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_head_that_has_to_be_reached_is_that_of_the_log_which_is_read() {
+    let (opened, mut openings) = mpsc::channel(10);
+    let head = Arc::new(Mutex::new(Position::new(EPOCH, 10, 10)));
+    let broker = Broker::new(TakenOver(Script { head, opened }));
+    let (sse, _events) = connect(Some(Position::new(EPOCH, 2, 2))).await;
+    let resume = broker.subscribe(&sse, "a").await.unwrap();
+    let (_, reads) = openings.recv().await.unwrap();
+    for offset in 1..=3 {
+        let record = Record::new("a".try_into().unwrap(), "data: x\n");
+        let place = Position::new(EPOCH, offset, offset as u32);
+        reads.send(Ok(Read::Record(place, record))).await.unwrap();
+    }
+    let limit = std::time::Duration::from_secs(60);
+    let decided = tokio::time::timeout(limit, resume.decided()).await;
+    assert_eq!(decided.unwrap(), Outcome::Exact);
+}
+
+/// A log that is away, comes back as another one, and notes when it was asked.
+struct Replaced(Script, Mutex<Vec<ReadError>>, mpsc::Sender<Instant>);
+
+impl Backplane for Replaced {
+    fn append(&self, record: Record) -> BoxFuture<'_, Result<Position, AppendError>> {
+        self.0.append(record)
+    }
+
+    fn read(&self, start: Start) -> BoxFuture<'_, Result<RecordStream, ReadError>> {
+        self.2.try_send(Instant::now()).unwrap();
+        match self.1.lock().unwrap().pop() {
+            Some(error) => Box::pin(async { Err(error) }),
+            None => self.0.read(start),
+        }
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>> {
+        self.0.head()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_comes_back_as_another_one_is_read_at_once() {
+    let (opened, _openings) = mpsc::channel(10);
+    let (asked, mut times) = mpsc::channel(10);
+    let head = Arc::new(Mutex::new(Position::new(EPOCH, 0, 0)));
+    let away = || ReadError::unavailable("away");
+    // The last is the first.
+    let errors = vec![
+        ReadError::rewritten(),
+        ReadError::rewritten(),
+        away(),
+        away(),
+        away(),
+    ];
+    let log = Replaced(Script { head, opened }, Mutex::new(errors), asked);
+    let broker = Broker::new(log);
+    let (sse, _events) = connect(None).await;
+    let resume = broker.subscribe(&sse, "a").await.unwrap();
+    assert_eq!(resume.decided().await, Outcome::Fresh);
+    let mut rests = Vec::new();
+    let mut last = times.recv().await.unwrap();
+    while let Ok(time) = times.try_recv() {
+        rests.push(!(time - last).is_zero());
+        last = time;
+    }
+    // One that is another one each time is not gone after without a rest.
+    assert_eq!(rests, [true, true, true, false, true]);
 }

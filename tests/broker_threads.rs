@@ -14,16 +14,17 @@ use futures_util::FutureExt;
 use http::Request;
 use tokio::{
     runtime,
-    sync::Barrier,
+    sync::{Barrier, mpsc},
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tower_sse::{
     Broker, Event, SseConnection, SseLayer,
     backplane::{
-        AppendError, Backplane, BoxFuture, Memory, ReadError, Record, RecordStream, Start,
+        AppendError, Backplane, BoxFuture, Memory, Read, ReadError, Record, RecordStream, Start,
     },
-    broker::{Outcome, Position},
+    broker::{Epoch, Outcome, Position},
     test_util::EventReader,
 };
 
@@ -313,4 +314,78 @@ async fn a_publisher_that_is_stuck_does_not_hold_up_what_others_publish() {
     other.publish("a", Event::message("1")).await.unwrap();
     assert_eq!(next_message(&mut events).await, "1");
     assert!(publishing.as_mut().now_or_never().is_none());
+}
+
+/// A log whose stream is one of tokio's, full of records.
+#[derive(Clone)]
+struct Full(Arc<std::sync::Mutex<Option<RecordStream>>>);
+
+const RECORDS: u64 = 1000;
+
+fn place(offset: u64) -> Position {
+    Position::new(Epoch::new(7), offset, offset as u32)
+}
+
+impl Full {
+    fn new() -> Self {
+        let (reads, stream) = mpsc::channel(2000);
+        for number in 1..=RECORDS {
+            let record = Record::new("a".try_into().unwrap(), format!("data: {number}\n"));
+            let read = Ok(Read::Record(place(number), record));
+            reads.try_send(read).unwrap();
+        }
+        let ended =
+            tokio_stream::StreamExt::chain(ReceiverStream::new(stream), tokio_stream::pending());
+        Self(Arc::new(std::sync::Mutex::new(Some(Box::pin(ended)))))
+    }
+}
+
+impl Backplane for Full {
+    fn append(&self, _: Record) -> BoxFuture<'_, Result<Position, AppendError>> {
+        Box::pin(async { Ok(place(RECORDS)) })
+    }
+
+    fn read(&self, _: Start) -> BoxFuture<'_, Result<RecordStream, ReadError>> {
+        let stream = self.0.lock().unwrap().take();
+        Box::pin(async { Ok(stream.expect("it is opened once")) })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>> {
+        Box::pin(async { Ok(place(RECORDS)) })
+    }
+}
+
+/// Who is no task and has used up its turn is woken at once by tokio's streams, again and again.
+#[test]
+fn a_publisher_that_is_no_task_does_not_read_for_ever() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    // On a thread of its own, which is left behind if it hangs.
+    thread::spawn(move || {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (release, is_released) = std::sync::mpsc::channel();
+        runtime.block_on(async {
+            // The broker's task has no thread while the publisher reads.
+            tokio::spawn(async move { is_released.recv().unwrap() });
+            let broker = Broker::new(Full::new());
+            broker.publish("a", Event::message("x")).await.unwrap();
+            release.send(()).unwrap();
+            let (sse, mut events) = connect(&place(1).to_string()).await;
+            let resume = broker.subscribe(&sse, "a").await.unwrap();
+            let decided = timeout(LIMIT, resume.decided()).await;
+            assert_eq!(decided.unwrap(), Outcome::Exact);
+            resume.live();
+            for number in 1..RECORDS {
+                let event = events.event().await.unwrap();
+                if number > 1 {
+                    assert_eq!(event.data, number.to_string());
+                }
+            }
+        });
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(LIMIT).expect("it reads on for ever");
 }

@@ -74,7 +74,13 @@ const FLOORS: &[(&str, u8, Half, Crates)] = &[
 
 const ENCODING: &[&str] = &["bytes", "itoa", "memchr", "serde", "serde_json"];
 /// Crates of single modules: a web framework, and the clients of the backplanes.
-const FOREIGN: &[&str] = &["axum_core", "http_body_util", "redis", "async_nats"];
+const FOREIGN: &[&str] = &[
+    "axum_core",
+    "http_body_util",
+    "redis",
+    "async_nats",
+    "rustls",
+];
 /// A connection knows of a request only what it was told.
 const SERVICES: &[&str] = &[
     "axum_core",
@@ -86,6 +92,7 @@ const SERVICES: &[&str] = &[
     "tower_service",
     "redis",
     "async_nats",
+    "rustls",
 ];
 /// Topics are tested without a request.
 const HTTP: &[&str] = &[

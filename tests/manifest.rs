@@ -14,7 +14,12 @@ use serde_json::Value;
 type TestResult = Result<(), Box<dyn Error>>;
 
 /// Features that need a later Rust than the default build, as Cargo.toml says beside them.
-const LATER_RUST: &[(&str, (u32, u32))] = &[("nats", (1, 89)), ("redis", (1, 88))];
+const LATER_RUST: &[(&str, (u32, u32))] = &[
+    ("nats", (1, 89)),
+    ("nats-nkeys", (1, 89)),
+    ("redis", (1, 88)),
+    ("redis-tls", (1, 88)),
+];
 
 #[test]
 fn no_dependency_needs_a_later_rust_than_the_crate_claims() -> TestResult {

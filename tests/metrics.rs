@@ -60,6 +60,7 @@ async fn every_figure_has_its_name_in_the_recorder() {
         ("sse_records_total", 1),
         ("sse_gaps_total", 0),
         ("sse_events_lagged_total", 0),
+        ("sse_records_unreadable_total", 0),
     ] {
         assert_eq!(value(&text, series), expected as f64, "{series}");
     }

@@ -182,7 +182,7 @@ async fn what_cannot_be_a_log_is_an_error_at_once() {
 #[tokio::test]
 async fn whoever_does_not_sign_in_gets_the_cause_with_the_error() {
     let mut server = NatsServer::stopped();
-    server.more = r#"authorization { user: me, password: "p@ss" }"#;
+    server.more = r#"authorization { user: me, password: "p@ss" }"#.to_owned();
     server.restart().await;
     let strangers = server.options().user_and_password("me", "wrong");
     let broker = Broker::new(strangers.connect().await.unwrap());

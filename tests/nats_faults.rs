@@ -21,7 +21,7 @@ use tokio::{
 use tower_sse::{
     Broker,
     backplane::{AppendErrorKind, nats::JetStream},
-    broker::{BrokerErrorKind, History, Outcome},
+    broker::{BrokerErrorKind, History, Outcome, Position},
     event::Decoded,
 };
 
@@ -75,7 +75,25 @@ async fn whoever_comes_back_while_the_server_is_not_there_gets_what_was_missed()
     let mut client = Client::connect(Some(place)).await;
     let resume = broker.subscribe(&client.sse, "a").await.unwrap();
     assert_eq!(resume.outcome(), Outcome::Pending);
+    // A place that the log cannot know is told of as soon as the log can be read.
+    let other = Position::new(place.epoch(), 77, 7);
+    let mut lost = Client::connect(Some(other)).await;
+    let lost_resume = broker.subscribe(&lost.sse, "a").await.unwrap();
+    for client in [&mut client, &mut lost] {
+        assert_eq!(client.events.event().await.unwrap().event_type, "welcome");
+        for _ in 0..10 {
+            let heartbeat = client.events.decoded().await;
+            assert!(
+                matches!(heartbeat, Ok(Decoded::Comment(_))),
+                "{heartbeat:?}"
+            );
+        }
+    }
+    assert_eq!(resume.outcome(), Outcome::Pending);
     server.restart().await;
+    assert_eq!(decided(&lost_resume).await, Outcome::Gap);
+    lost_resume.live();
+    lost.gap().await;
     assert_eq!(decided(&resume).await, Outcome::Exact);
     resume.live();
     assert_eq!(client.take(2).await, ["1", "2"]);

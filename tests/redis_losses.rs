@@ -3,6 +3,8 @@
 
 #[path = "support/nodes.rs"]
 mod nodes;
+#[path = "support/processor.rs"]
+mod processor;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "support/redis.rs"]
@@ -18,6 +20,7 @@ use tower_sse::{
 };
 
 use nodes::{Client, LIMIT, publish, publish_at_last, try_publish};
+use processor::is_at_rest;
 use proxy::{Proxy, Way};
 use redis_server::RedisServer;
 
@@ -66,6 +69,7 @@ impl Scene {
             client.reaches("from 0").await;
             assert_eq!(client.next().await, "from 1");
         }
+        is_at_rest().await;
         for node in &self.nodes {
             let mut back = Client::join(node, "a", Some(&known)).await;
             assert_eq!(back.outcome, Outcome::Gap);
@@ -146,6 +150,7 @@ async fn a_key_is_replaced_by_a_string() {
             .await;
         let commands = total(&server).await - before;
         assert!(commands < 100, "{commands} commands in 3 s");
+        is_at_rest().await;
         let () = server.query(&["DEL", key]).await;
         scene.goes_on_after_a_gap().await;
     }

@@ -7,11 +7,16 @@ use paths::connection_of;
 use std::{
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use http::Request;
 use tower::{Layer, service_fn};
-use tower_sse::{Broker, Event, SseConnection, SseLayer, broker::History};
+use tower_sse::{
+    Broker, Event, SseConnection, SseLayer,
+    backplane::{Backplane, Memory, Record},
+    broker::History,
+};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Collects what is written.
@@ -117,4 +122,30 @@ async fn a_connection_has_a_span_and_its_ends_are_told_without_a_word_of_the_cli
         "reason=\"evicted\"",
     ];
     told(&text, &gap);
+
+    // What anybody may have written into the log is not told as often as they write it.
+    let log = Memory::new();
+    let broker = Broker::new(log.clone());
+    let junk = async || {
+        for _ in 0..100 {
+            let lines = "data: secret\n\ndata: injected\n";
+            let record = Record::new("a".try_into().unwrap(), lines);
+            log.append(record).await.unwrap();
+        }
+        broker.publish("a", Event::message("1")).await.unwrap();
+    };
+    junk().await;
+    tokio::time::advance(Duration::from_millis(999)).await;
+    junk().await;
+    tokio::time::advance(Duration::from_millis(1)).await;
+    junk().await;
+    assert_eq!(broker.stats().unreadable, 300);
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let all = |line: &str| {
+        line.split_once("records unreadable all=")
+            .map(|it| it.1.to_owned())
+    };
+    let unreadable: Vec<_> = text.lines().filter_map(all).collect();
+    assert_eq!(unreadable, ["1", "201"]);
+    assert!(!text.contains("secret"), "{text}");
 }

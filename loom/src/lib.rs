@@ -179,7 +179,7 @@ fn what_is_added_while_the_reading_is_held_does_not_stay_unread() {
             move || {
                 log.lock().unwrap().push(record);
                 dirty.mark();
-                dirty.pump(&read, |read| {
+                dirty.pump(&read, usize::MAX, |read| {
                     read.append(&mut log.lock().unwrap());
                     // Others come here, where nothing is read any more and the reading is held.
                     dirty.is_marked();

@@ -18,10 +18,12 @@ mod record;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis;
+mod skipped;
 
 pub use error::{AppendError, AppendErrorKind, ReadError};
 pub use memory::Memory;
 pub use record::{Record, TopicError, TopicName};
+pub(crate) use skipped::Skipped;
 
 use std::{future::Future, pin::Pin};
 

@@ -66,7 +66,7 @@ impl Replica {
             visible: Visible::new(0),
             losses: AtomicU64::new(0),
             lives: AtomicU64::new(0),
-            tally: Tally::default(),
+            tally: Tally::new(),
             log: Mutex::new(Store::new(window)),
             wakes_all: AtomicBool::new(false),
             sweeps: AtomicBool::new(false),
@@ -144,10 +144,16 @@ impl Replica {
 
     /// Takes what was read from the log.
     pub(super) fn apply(&self, read: Read) {
+        if matches!(read, Read::Unreadable(..)) {
+            self.tally.unreadable();
+        }
         let mut log = self.lock();
         match read {
             Read::Record(position, record) => {
                 let is_event = self.settings.admits_lines(record.lines());
+                if !is_event {
+                    self.tally.unreadable();
+                }
                 let lines = is_event.then(|| record.lines());
                 self.append(&mut log, position, record.topic(), lines);
             }

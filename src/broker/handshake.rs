@@ -74,10 +74,10 @@ impl Dirty {
         self.0.swap(false, Ordering::SeqCst);
     }
 
-    /// Reads, unless somebody else does, until nothing is marked. Who finds the reading held goes
-    /// on: whoever holds it looks at the mark after letting it go.
-    pub(super) fn pump<T>(&self, reading: &Mutex<T>, mut read: impl FnMut(&mut T)) {
-        loop {
+    /// Reads, unless somebody else does, until nothing is marked, or so often at most. Who finds the
+    /// reading held goes on: whoever holds it looks at the mark after letting it go.
+    pub(super) fn pump<T>(&self, reading: &Mutex<T>, most: usize, mut read: impl FnMut(&mut T)) {
+        for _ in 0..most {
             let mut held = match reading.try_lock() {
                 Ok(held) => held,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),

@@ -56,6 +56,8 @@ struct Reading {
     /// The log has been rewritten since.
     is_rewritten: bool,
     failures: u32,
+    /// How often it was found to be another log since something was read.
+    rewrites: u32,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<(Position, RecordStream), ReadError>> + Send>>;
@@ -114,6 +116,7 @@ impl Core {
                 last: None,
                 is_rewritten: false,
                 failures: 0,
+                rewrites: 0,
             }),
             signal: Arc::new(Signal {
                 dirty: Dirty::new(),
@@ -145,9 +148,15 @@ impl Core {
         let waker = Waker::from(Arc::clone(&self.signal));
         let mut cx = Context::from_waker(&waker);
         let mut has_read = false;
-        self.signal.dirty.pump(&self.reading, |reading| {
+        let mut rounds = 0;
+        self.signal.dirty.pump(&self.reading, ROUNDS, |reading| {
             has_read |= reading.poll(self, &mut cx);
+            rounds += 1;
         });
+        if rounds == ROUNDS && self.signal.dirty.is_marked() {
+            // The task goes on with it, after others have had their turn.
+            self.signal.task.notify_one();
+        }
         if has_read {
             self.has_progressed();
         }
@@ -262,12 +271,13 @@ impl Reading {
                 },
                 State::Open(stream) => match stream.as_mut().poll_next(cx) {
                     Poll::Pending => return has_read,
-                    // It was replaced between being asked for its head and being read.
+                    // It was replaced between being read and being asked for its head.
                     Poll::Ready(Some(Ok(read))) if Some(read.position().epoch()) != self.epoch => {
                         self.failed(&ReadError::rewritten());
                     }
                     Poll::Ready(Some(Ok(read))) => {
                         self.failures = 0;
+                        self.rewrites = 0;
                         self.last = Some(read.position());
                         core.replica.apply(read);
                         has_read = true;
@@ -285,8 +295,10 @@ impl Reading {
         let backplane = Arc::clone(&core.backplane);
         let start = self.last.map_or(Start::Window, Start::After);
         Box::pin(async move {
-            let head = backplane.head().await?;
             let stream = backplane.read(start).await?;
+            // Later, so that it is the head of what is read: in between, another server may have taken
+            // the log over, with less in it, and the head of the old one would be waited for in vain.
+            let head = backplane.head().await?;
             Ok((head, stream))
         })
     }
@@ -297,11 +309,14 @@ impl Reading {
         if error.is_rewritten() {
             self.last = None;
             self.is_rewritten = true;
+            self.rewrites += 1;
         }
         // Clients of a log that comes back are not to wait for it much longer than it took.
         let longest = Duration::from_millis(100 << self.failures.min(4));
         let rest = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let is_new_log = error.is_rewritten() && self.failures == 1;
+        // The log is there, also where it was away before: only one that changes again and again is
+        // not gone after at once.
+        let is_new_log = error.is_rewritten() && self.rewrites == 1;
         self.state = if is_new_log {
             State::Idle
         } else {
@@ -309,6 +324,11 @@ impl Reading {
         };
     }
 }
+
+/// How often one who reads looks again, before the broker's task has to go on. A stream that wants
+/// others to have their turn wakes at once and gives nothing, however often it is polled by somebody
+/// who is no task, as in `block_on`.
+const ROUNDS: usize = 8;
 
 /// How many topics a step of waking looks at.
 const TOPICS_AT_A_TIME: usize = 64;

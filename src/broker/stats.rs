@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::backplane::Skipped;
+
 /// The figures of a broker, as they were at one moment. All are of this node alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -22,18 +24,36 @@ pub struct BrokerStats {
     pub gaps: u64,
     /// Events that subscribers have missed because they were too slow.
     pub lagged: u64,
+    /// Records that were read from the log and are no events to give to anybody: of a later version,
+    /// damaged, or written by somebody else.
+    pub unreadable: u64,
 }
 
 /// A broker's counters.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tally {
     published: AtomicU64,
     records: AtomicU64,
     gaps: AtomicU64,
     lagged: AtomicU64,
+    unreadable: Skipped,
 }
 
 impl Tally {
+    pub(super) fn new() -> Self {
+        Self {
+            published: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
+            lagged: AtomicU64::new(0),
+            unreadable: Skipped::new("records unreadable"),
+        }
+    }
+
+    pub(super) fn unreadable(&self) {
+        self.unreadable.add(1);
+    }
+
     pub(super) fn published(&self) {
         self.published.fetch_add(1, Ordering::Relaxed);
     }
@@ -58,6 +78,7 @@ impl Tally {
             records: get(&self.records),
             gaps: get(&self.gaps),
             lagged: get(&self.lagged),
+            unreadable: self.unreadable.count(),
             ..BrokerStats::default()
         }
     }

@@ -4,32 +4,41 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio, id},
+    process::{Command, Stdio, id},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
 use async_nats::jetstream::{self, stream};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tower_sse::backplane::nats::{JetStream, JetStreamOptions};
 
+#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
+#[path = "ports.rs"]
+mod ports;
+#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
+#[path = "watched.rs"]
+mod watched;
+
+pub(crate) use ports::free_port;
+use watched::Watched;
+
 /// A server with a folder of its own. It is killed when this is dropped.
 pub(crate) struct NatsServer {
-    process: Option<Child>,
+    process: Option<Watched>,
     folder: PathBuf,
     port: u16,
     monitor: u16,
     max_payload: usize,
     /// More of its configuration.
-    pub(crate) more: &'static str,
+    pub(crate) more: String,
 }
 
 /// How long a server may take to start: generous, because machines are busy.
@@ -56,15 +65,20 @@ impl NatsServer {
         let count = COUNT.fetch_add(1, Ordering::SeqCst);
         let folder = std::env::temp_dir().join(format!("tower-sse-nats-{}-{count}", id()));
         fs::create_dir_all(&folder).unwrap();
-        let [port, monitor] = free_ports();
+        let [port, monitor] = [free_port(), free_port()];
         Self {
             process: None,
             folder,
             port,
             monitor,
             max_payload: 1 << 20,
-            more: "",
+            more: String::new(),
         }
+    }
+
+    /// Where it keeps its files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(crate) fn url(&self) -> String {
@@ -99,41 +113,48 @@ impl NatsServer {
             self.port, self.monitor, self.max_payload, self.folder, self.more
         );
         fs::write(&config, text).unwrap();
+        let until = Instant::now() + LIMIT;
+        while let Err(said) = self.try_start(&config).await {
+            // Somebody has taken a port meanwhile.
+            let may_pass = said.contains("address already in use") && Instant::now() < until;
+            assert!(may_pass, "nats-server has ended: {said}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Starts it. An error: what it has said, and ended.
+    async fn try_start(&mut self, config: &Path) -> Result<(), String> {
         let log = fs::File::create(self.folder.join("log")).unwrap();
         // Debian has servers where a user's path may not look.
         let programs = ["nats-server", "/usr/sbin/nats-server"];
         let start = |program| {
-            Command::new(program)
+            let mut command = Command::new(program);
+            command
                 .arg("-c")
-                .arg(&config)
+                .arg(config)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
-                .stderr(log.try_clone().unwrap())
-                .spawn()
+                .stderr(log.try_clone().unwrap());
+            Watched::spawn(&mut command)
         };
         let process = programs.into_iter().find_map(|program| start(program).ok());
         self.process = Some(process.expect(MISSING));
         let answers = async {
             while self.try_monitor("/healthz").await.is_none() {
-                let ended = self.process.as_mut().unwrap().try_wait().unwrap();
-                if let Some(status) = ended {
-                    let said = fs::read_to_string(self.folder.join("log"));
-                    panic!("nats-server has ended, {status}: {said:?}");
+                if self.process.as_mut().unwrap().has_ended() {
+                    return Err(fs::read_to_string(self.folder.join("log")).unwrap());
                 }
                 sleep(Duration::from_millis(10)).await;
             }
+            Ok(())
         };
-        timeout(LIMIT, answers)
-            .await
-            .expect("the NATS server answers");
+        let answers = timeout(LIMIT, answers).await;
+        answers.expect("the NATS server answers")
     }
 
     /// Ends it as a crash would.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
+        self.process = None;
     }
 
     /// Loses all that it has stored. It has to be killed first.
@@ -153,17 +174,16 @@ impl NatsServer {
     }
 
     pub(crate) fn freeze(&self) {
-        kill_process(self.pid(), Signal::STOP).unwrap();
-        // Its threads stop one after the other.
-        waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap();
+        self.process.as_ref().unwrap().freeze();
     }
 
     pub(crate) fn thaw(&self) {
-        kill_process(self.pid(), Signal::CONT).unwrap();
+        self.process.as_ref().unwrap().thaw();
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_child(self.process.as_ref().unwrap())
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
     }
 
     /// How many clients are connected, and how many consumers there are.
@@ -220,9 +240,4 @@ fn copy_all(from: &Path, to: &Path) {
             fs::copy(from, to).unwrap();
         }
     }
-}
-
-fn free_ports() -> [u16; 2] {
-    let listeners = [(), ()].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }

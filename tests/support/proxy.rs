@@ -2,19 +2,22 @@
 
 #![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
+    time::sleep,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
     /// To the server at this port of the loopback.
     To(u16),
+    /// The same, but what the server answers comes in small pieces, one each millisecond.
+    Slowly(u16),
     /// What is said reaches the server at this port, what it answers goes nowhere.
     Unheard(u16),
     /// Connections break off.
@@ -71,7 +74,7 @@ impl Drop for Proxy {
 async fn carry(mut client: TcpStream, mut ways: watch::Receiver<(Way, u64)>) {
     let (way, breaks) = *ways.borrow_and_update();
     let port = match way {
-        Way::To(port) | Way::Unheard(port) => port,
+        Way::To(port) | Way::Slowly(port) | Way::Unheard(port) => port,
         Way::Cut => return,
     };
     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
@@ -81,9 +84,13 @@ async fn carry(mut client: TcpStream, mut ways: watch::Receiver<(Way, u64)>) {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let answers = async {
-        let mut buffer = vec![0; 64 * 1024];
+        let is_slow = matches!(way, Way::Slowly(_));
+        let mut buffer = vec![0; if is_slow { 8 } else { 64 } * 1024];
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-            let answers = matches!(ways.borrow().0, Way::To(_));
+            if is_slow {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let answers = !matches!(ways.borrow().0, Way::Unheard(_));
             if answers && to_client.write_all(&buffer[..count]).await.is_err() {
                 return;
             }

@@ -4,16 +4,24 @@
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, TcpListener},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
 use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
+
+#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
+#[path = "ports.rs"]
+mod ports;
+#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
+#[path = "watched.rs"]
+mod watched;
+
+pub(crate) use ports::free_port;
+use watched::Watched;
 
 /// How long a server may take to start, on a machine that is busy.
 const START: Duration = Duration::from_secs(20);
@@ -25,10 +33,12 @@ static FOLDERS: AtomicUsize = AtomicUsize::new(0);
 
 /// A server on a free port, with a folder of its own. Both are gone when this is dropped.
 pub(crate) struct RedisServer {
-    child: Option<Child>,
+    process: Option<Watched>,
     port: u16,
     folder: PathBuf,
     options: Vec<String>,
+    /// The configuration of a sentinel.
+    sentinel: Option<String>,
 }
 
 impl RedisServer {
@@ -51,6 +61,14 @@ impl RedisServer {
         server
     }
 
+    /// A sentinel, with this configuration.
+    pub(crate) async fn start_sentinel(config: String) -> Self {
+        let mut server = Self::prepare(&[]);
+        server.sentinel = Some(config);
+        server.restart().await;
+        server
+    }
+
     /// Has a port and a folder, and does not run yet.
     pub(crate) fn prepare(options: &[&str]) -> Self {
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
@@ -58,11 +76,22 @@ impl RedisServer {
         let folder = env::temp_dir().join(name);
         fs::create_dir_all(&folder).expect("a temporary folder");
         Self {
-            child: None,
+            process: None,
             port: free_port(),
             folder,
             options: options.iter().map(|option| (*option).to_owned()).collect(),
+            sentinel: None,
         }
+    }
+
+    /// Where it keeps its files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// For its next start.
+    pub(crate) fn add_option(&mut self, name: &str, value: &str) {
+        self.options.extend([name.to_owned(), value.to_owned()]);
     }
 
     /// Starts the server again, on the same port, with what is in its folder.
@@ -71,16 +100,22 @@ impl RedisServer {
         let until = Instant::now() + START;
         loop {
             let log = fs::File::create(self.folder.join("stdout")).expect("a file");
-            let child = Command::new("redis-server")
+            let mut command = Command::new("redis-server");
+            if let Some(config) = &self.sentinel {
+                let file = self.folder.join("sentinel");
+                fs::write(&file, config).expect("a file");
+                command.arg(file).arg("--sentinel");
+            }
+            command
                 .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
                 .args(["--daemonize", "no", "--dir"])
                 .arg(&self.folder)
                 .args(&self.options)
                 .stdin(Stdio::null())
                 .stdout(log)
-                .stderr(Stdio::null())
-                .spawn();
-            self.child = Some(child.unwrap_or_else(|error| panic!("{MISSING} ({error})")));
+                .stderr(Stdio::null());
+            let process = Watched::spawn(&mut command);
+            self.process = Some(process.unwrap_or_else(|error| panic!("{MISSING} ({error})")));
             // It ends at once if somebody has taken the port meanwhile.
             while !self.has_ended() {
                 if let Ok(answer) = self.try_query::<String>(&["PING"]).await {
@@ -96,8 +131,7 @@ impl RedisServer {
     }
 
     fn has_ended(&mut self) -> bool {
-        let child = self.child.as_mut().expect("it was started");
-        child.try_wait().expect("a child").is_some()
+        self.process.as_mut().expect("it was started").has_ended()
     }
 
     fn output(&self) -> String {
@@ -107,25 +141,25 @@ impl RedisServer {
 
     /// Kills the server, as `kill -9` does.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("a child");
-            child.wait().expect("a child");
-        }
+        self.process = None;
     }
 
     /// Stops the server in its tracks: it keeps its connections, and answers nothing.
     pub(crate) fn freeze(&self) {
-        self.signal(Signal::STOP);
+        self.process().freeze();
     }
 
     pub(crate) fn thaw(&self) {
-        self.signal(Signal::CONT);
+        self.process().thaw();
     }
 
-    fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("it runs");
-        let pid = Pid::from_child(child);
-        kill_process(pid, signal).expect("a signal");
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process().id()
+    }
+
+    fn process(&self) -> &Watched {
+        self.process.as_ref().expect("it runs")
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -177,15 +211,7 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.kill();
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
 }

@@ -12,7 +12,7 @@ use super::options::Settings;
 use crate::{BoxError, log::Epoch};
 
 /// How long the server may take to answer a question.
-const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
 /// The server's codes.
 const STREAM_NOT_FOUND: u64 = 10059;

@@ -1,10 +1,10 @@
 //! What can go wrong when a log is set up.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, path::PathBuf};
 
 use crate::BoxError;
 
-/// A log in JetStream was not set up: its URL, its name or its subject will not do.
+/// A log in JetStream was not set up: its URL, its name, its subject or a file will not do.
 ///
 /// A server that cannot be reached is no such error: see
 /// [`JetStream::connect`](super::JetStream::connect).
@@ -14,12 +14,14 @@ pub struct ConnectError {
     source: Option<BoxError>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Kind {
     Url,
     Stream,
     Subject,
     Client,
+    /// With certificates, a key or credentials.
+    File(PathBuf),
 }
 
 impl ConnectError {
@@ -39,7 +41,7 @@ impl From<Kind> for ConnectError {
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
+        f.write_str(match &self.kind {
             Kind::Url => "not the URL of a NATS server",
             Kind::Stream => {
                 "name of the stream is empty or too long, or has a space, a dot, a slash or a \
@@ -47,6 +49,7 @@ impl fmt::Display for ConnectError {
             }
             Kind::Subject => "not a subject that can be published to",
             Kind::Client => "connection was not set up",
+            Kind::File(file) => return write!(f, "file {} will not do", file.display()),
         })
     }
 }

@@ -22,7 +22,15 @@ pub(super) struct Link {
     /// How often it was broken: what was known of the server before need not hold after.
     breaks: AtomicU64,
     /// Guards what the client has said last of a connection that does not come about.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Trouble>,
+}
+
+/// What a client says of a connection that does not come about.
+#[derive(Default)]
+struct Trouble {
+    event: Option<String>,
+    /// The same with its cause, of one of the servers.
+    last_error: Option<String>,
 }
 
 impl Default for Link {
@@ -30,7 +38,7 @@ impl Default for Link {
         Self {
             up: watch::Sender::new(false),
             breaks: AtomicU64::new(0),
-            trouble: Mutex::new(None),
+            trouble: Mutex::default(),
         }
     }
 }
@@ -39,7 +47,17 @@ impl Link {
     /// Options with which a client tells this link of its connection, for as long as there is one.
     pub(super) fn options(this: &Arc<Self>, options: ConnectOptions) -> ConnectOptions {
         let (told, asked) = (Arc::downgrade(this), Arc::downgrade(this));
+        let failed = Arc::downgrade(this);
         options
+            .reconnect_to_server_callback(move |servers, _| {
+                // Here alone stands more than "IO error".
+                let mut errors = servers.into_iter().filter_map(|server| server.last_error);
+                if let Some((link, error)) = failed.upgrade().zip(errors.next()) {
+                    link.trouble().last_error = Some(error);
+                }
+                // It may choose as it would.
+                ready(None)
+            })
             .event_callback(move |event| {
                 if let Some(link) = told.upgrade() {
                     link.tell(&event);
@@ -57,10 +75,10 @@ impl Link {
     fn tell(&self, event: &Event) {
         match event {
             Event::Connected => {
-                *self.trouble() = None;
+                *self.trouble() = Trouble::default();
                 self.up.send_replace(true);
             }
-            Event::ClientError(error) => *self.trouble() = Some(error.to_string()),
+            Event::ClientError(error) => self.trouble().event = Some(error.to_string()),
             Event::Disconnected | Event::Closed => {
                 self.breaks.fetch_add(1, Ordering::AcqRel);
                 self.up.send_replace(false);
@@ -76,11 +94,12 @@ impl Link {
     /// Why there is no connection.
     pub(super) fn why_down(&self) -> String {
         let trouble = self.trouble();
-        let cause = trouble.as_deref().unwrap_or("it is broken");
+        let cause = trouble.last_error.as_ref().or(trouble.event.as_ref());
+        let cause = cause.map_or("it is broken", |it| it);
         format!("there is no connection to the server: {cause}")
     }
 
-    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

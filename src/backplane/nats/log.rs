@@ -16,36 +16,46 @@ use async_nats::{
         stream::LastRawMessageErrorKind,
     },
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    api::{self, StreamState},
+    api::{self, ANSWER, StreamState},
     found::find,
     link::Link,
     options::Settings,
 };
 use crate::{
     BoxError,
-    backplane::ReadError,
+    backplane::{ReadError, Skipped},
     log::{Epoch, Position},
 };
 
 /// For how long a server that is there is asked again, when it does not answer well.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long an append waits for its acknowledgement, at most, before it is sent once more.
+const REPEAT: Duration = Duration::from_millis(2500);
+
 /// How long to wait before a stream is made in the place of one that was there. It is said to be gone
 /// before its files are: a server (2.9.10) that is asked for another at once removes those as well.
 const MOURNING: Duration = Duration::from_millis(500);
+
+/// How long the making of a consumer is waited for, before another one is asked for.
+const QUICKLY: Duration = Duration::from_millis(700);
 
 /// How long the server keeps a consumer that nobody asks for messages.
 const INACTIVE: Duration = Duration::from_secs(10);
 
 pub(super) struct Log {
     pub(super) link: Arc<Link>,
+    /// For appends.
     pub(super) context: Context,
+    /// For all that readers ask. What was asked while the servers of a cluster elect a leader is not
+    /// answered, ever.
+    questions: Context,
     pub(super) settings: Settings,
     /// How many messages were skipped.
-    pub(super) skipped: AtomicU64,
+    pub(super) skipped: Skipped,
     client: Client,
     /// Whether a stream was seen ever.
     was_there: AtomicBool,
@@ -67,15 +77,16 @@ pub(super) struct Known {
 
 impl Log {
     pub(super) fn new(client: Client, link: Arc<Link>, settings: Settings) -> Self {
-        // An append waits so long for an answer before it is repeated.
-        let context = ContextBuilder::new()
-            .timeout(settings.append_timeout / 2)
-            .build(client.clone());
+        let context = |timeout| {
+            let context = ContextBuilder::new().timeout(timeout);
+            context.build(client.clone())
+        };
         Self {
             link,
-            context,
+            context: context(REPEAT.min(settings.append_timeout / 2)),
+            questions: context(ANSWER),
             settings,
-            skipped: AtomicU64::new(0),
+            skipped: Skipped::new("entries of the log skipped"),
             client,
             was_there: AtomicBool::new(false),
             known: Mutex::new(None),
@@ -188,27 +199,30 @@ impl Log {
         let tag = match state.last {
             0 => 0,
             last => {
-                let tag = self.tag_at(last).await;
+                let tag = self.tag_at(last).await.map_err(ReadError::unavailable)?;
                 tag.unwrap_or_else(|| tag_of_loss(state.epoch, last))
             }
         };
         Ok(Position::new(state.epoch, state.last, tag))
     }
 
-    /// The tag of the message at this offset, if there is one to be had.
-    pub(super) async fn tag_at(&self, offset: u64) -> Option<u32> {
+    /// The tag of the message at this offset, if there is one.
+    pub(super) async fn tag_at(&self, offset: u64) -> Result<Option<u32>, BoxError> {
         let stream = &self.settings.stream;
-        for _ in 0..3 {
-            let stream = self.context.get_stream_no_info(stream).await.ok()?;
+        let mut tries = 0;
+        loop {
+            let stream = self.questions.get_stream_no_info(stream).await?;
             match stream.get_raw_message(offset).await {
-                Ok(message) => return Some(find(&message.payload, usize::MAX).0),
+                Ok(message) => return Ok(Some(find(&message.payload, usize::MAX).0)),
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
-                    return None;
+                    return Ok(None);
                 }
+                // A server that does not answer has lost nothing.
+                Err(error) if tries == 2 => return Err(error.into()),
                 Err(_) => self.connected().await,
             }
+            tries += 1;
         }
-        None
     }
 
     /// A consumer that delivers from this offset on.
@@ -224,8 +238,18 @@ impl Log {
             ..pull::Config::default()
         };
         let stream = &self.settings.stream;
+        for _ in 0..3 {
+            // In a cluster it may be given to a server that is not there, and then nobody answers.
+            // The next one may not.
+            let created = self
+                .questions
+                .create_consumer_on_stream(config.clone(), stream);
+            if let Ok(created) = timeout(QUICKLY, created).await {
+                return Ok(created?);
+            }
+        }
         Ok(self
-            .context
+            .questions
             .create_consumer_on_stream(config, stream)
             .await?)
     }

@@ -1,8 +1,17 @@
 //! How a log in JetStream is set up.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{
+    ConnectOptions, ServerAddr,
+    rustls::crypto::{CryptoProvider, ring},
+};
 use tokio::time::timeout;
 
 use super::{
@@ -55,6 +64,10 @@ pub struct JetStreamOptions {
 enum Credentials {
     User(String, String),
     Token(String),
+    #[cfg(feature = "nats-nkeys")]
+    File(PathBuf),
+    #[cfg(feature = "nats-nkeys")]
+    Key(String),
 }
 
 #[derive(Clone, Debug)]
@@ -142,13 +155,13 @@ impl JetStreamOptions {
 
     /// Sets how long an append may take: 5 seconds by default. Meanwhile it is repeated where a
     /// connection breaks, without being carried out twice: the server knows the records of twice
-    /// that time again.
+    /// that time again. With 0 none succeeds.
     pub fn append_timeout(mut self, time: Duration) -> Self {
         self.settings.append_timeout = time;
         self
     }
 
-    /// Sets how long it may take to connect: 2 seconds by default.
+    /// Sets how long it may take to connect: 2 seconds by default; with 0 none succeeds.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
         self
@@ -160,20 +173,41 @@ impl JetStreamOptions {
         self
     }
 
-    /// Signs in with a token.
+    /// Signs in with a token: without, by default.
     pub fn token(mut self, token: &str) -> Self {
         self.credentials = Some(Credentials::Token(token.to_owned()));
         self
     }
 
-    /// Trusts the authorities in this PEM file, rather than those of the system. The connection is
-    /// encrypted where the URL begins with `tls://` or the server asks for it.
+    /// Signs in with a credentials file: a user's JWT and the seed of its key, as `nsc` writes it. It
+    /// is read once, when the log is connected to.
+    #[cfg(feature = "nats-nkeys")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "nats-nkeys")))]
+    pub fn credentials_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.credentials = Some(Credentials::File(file.into()));
+        self
+    }
+
+    /// Signs in with a key, of which this is the seed (`SU…`). Of several ways to sign in the last
+    /// that was set counts.
+    #[cfg(feature = "nats-nkeys")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "nats-nkeys")))]
+    pub fn nkey(mut self, seed: &str) -> Self {
+        self.credentials = Some(Credentials::Key(seed.to_owned()));
+        self
+    }
+
+    /// Trusts the authorities in this PEM file, and in others that are given so, rather than those of
+    /// the system, as is the default.
+    ///
+    /// Connections are encrypted where this or [`client_certificate`](Self::client_certificate) is
+    /// set, where one of the URLs begins with `tls://`, or where the server asks for it.
     pub fn root_certificates(mut self, file: impl Into<PathBuf>) -> Self {
         self.root_certificates.push(file.into());
         self
     }
 
-    /// Shows the server this certificate, both files in PEM.
+    /// Shows the server this certificate, both files in PEM: none, by default.
     pub fn client_certificate(
         mut self,
         certificate: impl Into<PathBuf>,
@@ -187,7 +221,8 @@ impl JetStreamOptions {
     ///
     /// # Errors
     ///
-    /// If a URL, the stream's name or the subject is none.
+    /// If a URL, the stream's name or the subject is none; if a file with certificates, a key or
+    /// credentials cannot be read.
     ///
     /// # Cancel safety
     ///
@@ -209,7 +244,7 @@ impl JetStreamOptions {
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
 
         let link = Arc::new(Link::default());
-        let options = self.options(&servers)?;
+        let options = self.options(&servers).await?;
         let client = Link::options(&link, options)
             .connect(servers)
             .await
@@ -220,7 +255,7 @@ impl JetStreamOptions {
         Ok(JetStream { log: Arc::new(log) })
     }
 
-    fn options(&self, servers: &[ServerAddr]) -> Result<ConnectOptions, ConnectError> {
+    async fn options(&self, servers: &[ServerAddr]) -> Result<ConnectOptions, ConnectError> {
         let mut options = ConnectOptions::new()
             .name("tower-sse")
             .retry_on_initial_connect()
@@ -237,13 +272,35 @@ impl JetStreamOptions {
                 options = options.user_and_password(user, password);
             }
             Some(Credentials::Token(token)) => options = options.token(token),
+            #[cfg(feature = "nats-nkeys")]
+            Some(Credentials::File(file)) => {
+                let signed = options.credentials_file(&file).await;
+                options = signed.map_err(|error| ConnectError::new(Kind::File(file), error))?;
+            }
+            #[cfg(feature = "nats-nkeys")]
+            Some(Credentials::Key(seed)) => options = options.nkey(seed),
             None => {}
         }
         for file in &self.root_certificates {
+            is_read(file)?;
             options = options.add_root_certificates(file.clone());
         }
         if let Some((certificate, key)) = &self.client_certificate {
+            is_read(certificate)?;
+            is_read(key)?;
             options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        let is_meant = !self.root_certificates.is_empty() || self.client_certificate.is_some();
+        // Servers that the cluster names later come without a scheme, and would get the password in
+        // the clear.
+        if is_meant || servers.iter().any(|it| it.scheme() == "tls") {
+            options = options.require_tls(true);
+            // The client takes the default of the process, and would panic where rustls cannot tell
+            // which one that is.
+            if CryptoProvider::get_default().is_none() {
+                // Somebody else may be faster.
+                let _ = ring::default_provider().install_default();
+            }
         }
         Ok(options)
     }
@@ -273,6 +330,12 @@ fn server(url: &str) -> Result<ServerAddr, ConnectError> {
         return Err(Kind::Url.into());
     }
     Ok(server)
+}
+
+/// Whether a file can be read that the client reads with each connection.
+fn is_read(file: &Path) -> Result<(), ConnectError> {
+    let opened = File::open(file).map(drop);
+    opened.map_err(|error| ConnectError::new(Kind::File(file.to_owned()), error))
 }
 
 /// Whether the server, and its files, take this as a stream's name.

@@ -11,7 +11,7 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -92,7 +92,7 @@ async fn session_after(
         let tag = match place.offset() {
             0 => Some(0),
             offset if offset < first => None,
-            offset => log.tag_at(offset).await,
+            offset => tag_at(&log, offset).await?,
         };
         match tag {
             Some(tag) if tag == place.tag() => {}
@@ -104,7 +104,7 @@ async fn session_after(
     }
     if is_stalled
         && stream.last > place.offset()
-        && log.tag_at(first.max(place.offset() + 1)).await.is_none()
+        && tag_at(&log, first.max(place.offset() + 1)).await?.is_none()
     {
         // The server counts what it does not have: its files are damaged, or were removed.
         lost = Some(stream.last);
@@ -113,7 +113,8 @@ async fn session_after(
     let (session, pending) = Session::start(&log, from, breaks)
         .await
         .map_err(ReadError::unavailable)?;
-    if pending == 0 && stream.last >= from {
+    // In a cluster the consumer's server may be behind, and count what it has itself.
+    if pending == 0 && stream.last >= from && tag_at(&log, stream.last).await?.is_none() {
         // What there was has been deleted.
         lost = Some(stream.last);
     }
@@ -122,6 +123,10 @@ async fn session_after(
         place: lost.map_or(place, |offset| place_of_loss(stream.epoch, offset)),
         is_lost: lost.is_some(),
     })
+}
+
+async fn tag_at(log: &Log, offset: u64) -> Result<Option<u32>, ReadError> {
+    log.tag_at(offset).await.map_err(ReadError::unavailable)
 }
 
 impl Reader {
@@ -146,7 +151,7 @@ impl Reader {
         self.place = Position::new(epoch, offset, tag);
         self.failures = 0;
         if !matches!(found, Found::Record(_)) {
-            self.log.skipped.fetch_add(1, Ordering::Relaxed);
+            self.log.skipped.add(1);
         }
         self.ready.push_back(match found {
             Found::Record(record) => Read::Record(self.place, record),

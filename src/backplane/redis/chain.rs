@@ -292,6 +292,17 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_ends_otherwise_than_was_told_is_another_one() {
+        let state = |offset, tag| State::new(EPOCH, 0, offset, tag);
+        let compare = |state: State| chain_at(2).compare(&state).ok();
+        assert_eq!(compare(state(2, tag(2))), Some(false));
+        assert_eq!(compare(state(3, tag(3))), Some(true));
+        assert_eq!(compare(state(2, 1)), None);
+        assert_eq!(compare(state(1, tag(1))), None);
+        assert_eq!(compare(State::new(Epoch::new(8), 0, 2, tag(2))), None);
+    }
+
+    #[test]
     fn a_place_is_looked_for_where_it_was() {
         let state = State::new(EPOCH, 0, 5, tag(5));
         let after = |place, found: Option<&Entry>| {

@@ -2,9 +2,15 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+#[cfg(feature = "redis-tls")]
+use std::path::{Path, PathBuf};
+
 use redis::RedisError;
 
-/// A log in Redis was not set up: its URL or its name will not do.
+#[cfg(feature = "redis-tls")]
+use crate::BoxError;
+
+/// A log in Redis was not set up: a URL, its name or a certificate will not do.
 ///
 /// A server that cannot be reached is no such error: see
 /// [`RedisStreams::connect`](super::RedisStreams::connect).
@@ -17,6 +23,13 @@ pub struct ConnectError {
 enum Kind {
     Url(RedisError),
     Name,
+    NoHost,
+    NoSentinel,
+    NoTls,
+    #[cfg(feature = "redis-tls")]
+    Tls(RedisError),
+    #[cfg(feature = "redis-tls")]
+    File(PathBuf, BoxError),
 }
 
 impl ConnectError {
@@ -29,13 +42,47 @@ impl ConnectError {
     pub(super) fn name() -> Self {
         Self { kind: Kind::Name }
     }
+
+    pub(super) fn no_host() -> Self {
+        Self { kind: Kind::NoHost }
+    }
+
+    pub(super) fn no_sentinel() -> Self {
+        let kind = Kind::NoSentinel;
+        Self { kind }
+    }
+
+    pub(super) fn no_tls() -> Self {
+        Self { kind: Kind::NoTls }
+    }
+
+    #[cfg(feature = "redis-tls")]
+    pub(super) fn tls(error: RedisError) -> Self {
+        let kind = Kind::Tls(error);
+        Self { kind }
+    }
+
+    #[cfg(feature = "redis-tls")]
+    pub(super) fn file(file: &Path, error: impl Into<BoxError>) -> Self {
+        let kind = Kind::File(file.to_owned(), error.into());
+        Self { kind }
+    }
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
+        f.write_str(match &self.kind {
             Kind::Url(_) => "not the URL of a Redis server",
             Kind::Name => "name of the log is empty, or has a brace in it",
+            Kind::NoHost => "sentinels and clusters need a URL with a host",
+            Kind::NoSentinel => "no sentinel is named",
+            Kind::NoTls => "TLS to Redis takes the feature `redis-tls`",
+            #[cfg(feature = "redis-tls")]
+            Kind::Tls(_) => "certificates or key will not do",
+            #[cfg(feature = "redis-tls")]
+            Kind::File(file, _) => {
+                return write!(f, "certificate or key in {} will not do", file.display());
+            }
         })
     }
 }
@@ -44,7 +91,11 @@ impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
             Kind::Url(error) => Some(error),
-            Kind::Name => None,
+            Kind::Name | Kind::NoHost | Kind::NoSentinel | Kind::NoTls => None,
+            #[cfg(feature = "redis-tls")]
+            Kind::Tls(error) => Some(error),
+            #[cfg(feature = "redis-tls")]
+            Kind::File(_, error) => Some(&**error),
         }
     }
 }

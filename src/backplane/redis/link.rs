@@ -1,17 +1,18 @@
 //! Connections to Redis, and what they say of its health.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError,
-    Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
-};
-use tokio::sync::watch;
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Value, aio::MultiplexedConnection};
+use tokio::{sync::watch, time::timeout};
 
-use super::{RedisOptions, error::Unexpected};
+use super::{
+    ConnectError, RedisOptions,
+    error::Unexpected,
+    route::{Address, Route},
+};
 use crate::{
     BoxError,
     log::{Epoch, Position},
@@ -22,7 +23,7 @@ const STATE: &str = concat!(include_str!("log.lua"), include_str!("state.lua"));
 
 /// Where the log is, and how to get there.
 pub(super) struct Place {
-    client: Client,
+    pub(super) route: Arc<Route>,
     pub(super) options: RedisOptions,
     /// The stream's key.
     pub(super) stream: String,
@@ -31,13 +32,11 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn new(options: RedisOptions) -> Result<Self, RedisError> {
-        let info = options.url.as_str().into_connection_info()?;
-        // Else small commands wait for the answers to earlier ones.
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    pub(super) fn new(options: RedisOptions) -> Result<Self, ConnectError> {
+        let stream = format!("{{{}}}:log", options.name);
         Ok(Self {
-            client: Client::open(info)?,
-            stream: format!("{{{}}}:log", options.name),
+            route: Arc::new(Route::new(&options, &stream)?),
+            stream,
             state: format!("{{{}}}:state", options.name),
             options,
         })
@@ -49,13 +48,7 @@ impl Place {
         name: &str,
         response_timeout: Duration,
     ) -> Result<Connection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.options.connect_timeout))
-            .set_response_timeout(Some(response_timeout));
-        let client = &self.client;
-        let mut inner = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        let (mut inner, server) = self.route.connect(response_timeout).await?;
         let mut setup = redis::pipe();
         setup
             .cmd("CLIENT")
@@ -68,9 +61,14 @@ impl Place {
             .cmd("SCRIPT")
             .arg("LOAD")
             .arg(STATE);
-        let (append, state) = setup.query_async(&mut inner).await?;
+        let loaded = timeout(self.options.connect_timeout, setup.query_async(&mut inner));
+        let late =
+            |_| RedisError::from((ErrorKind::Io, "server has not answered while connecting"));
+        let (append, state) = loaded.await.map_err(late)??;
         Ok(Connection {
             inner,
+            route: Arc::clone(&self.route),
+            server,
             append,
             state,
         })
@@ -80,6 +78,9 @@ impl Place {
 #[derive(Clone)]
 pub(super) struct Connection {
     inner: MultiplexedConnection,
+    route: Arc<Route>,
+    /// The server, where it may become another one.
+    server: Option<Address>,
     /// The names of the scripts, as the server gives them.
     append: String,
     state: String,
@@ -90,7 +91,13 @@ impl Connection {
         &mut self,
         command: &Cmd,
     ) -> Result<T, RedisError> {
-        command.query_async(&mut self.inner).await
+        tokio::select! {
+            biased;
+            answer = command.query_async(&mut self.inner) => answer,
+            () = self.route.has_left(self.server.as_ref()) => {
+                Err((ErrorKind::Io, "another server is the primary now").into())
+            }
+        }
     }
 
     /// The script that appends, to be given its arguments.
@@ -276,6 +283,14 @@ impl Health {
             *it = connected;
             is_other
         });
+    }
+
+    /// A side is not there any more. What it has found wrong holds until there is another one.
+    pub(super) fn left(&self, side: Side) {
+        let found = *self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found[side as usize] == Some(true) {
+            self.set(side, None);
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<bool> {

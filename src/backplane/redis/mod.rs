@@ -13,7 +13,7 @@
 //! with `everysec`, which is the default, it may forget the last two seconds, also when only its
 //! process is killed. A server that has lost or forgotten what it had (so, or by `FLUSHALL`, or in a
 //! failover to a replica that was behind) is found out within some two seconds after it can be
-//! reached, and all clients are told of a gap.
+//! reached by each node that has seen more, and its clients are told of a gap.
 //!
 //! Nothing that others write into the stream reaches a client: it is passed over and counted
 //! ([`RedisStreams::skipped`]).
@@ -28,9 +28,28 @@
 //! The keys are `{name}:log` and `{name}:state`. Let Redis evict neither: with a `maxmemory-policy`
 //! of `allkeys-…` the log may go at any time, which clients are told of.
 //!
-//! Behind an address that follows the primary (as with Sentinel and a proxy, or a managed service) a
-//! failover is met like a restart. Sentinels are not asked, and a cluster's redirections are not
-//! followed: name the node that holds the slot.
+//! With the feature `redis-tls`, URLs with `rediss://` are spoken to over TLS. It is made with rustls,
+//! and its default provider for the process: where none is installed when TLS is first set up, that is
+//! *ring*.
+//!
+//! # More than one server
+//!
+//! With [`sentinels`](RedisOptions::sentinels) the log is on the primary that they name, with
+//! [`cluster`](RedisOptions::cluster) on the node that holds its slot. Each connection is made to what
+//! is the primary by its own word and by those who know; when it is so no more, the node leaves it, for
+//! reading and for writing, and does elsewhere what was under way, once. Behind an address that follows
+//! the primary (a proxy, a managed service) a failover is met like a restart.
+//!
+//! The clients of `redis` for sentinels and clusters are not used: theirs share one connection for
+//! everything, which a read that waits would block; and asking takes three commands.
+//!
+//! Redis copies to its replicas after it has acknowledged. So a failover may forget what was
+//! acknowledged last, and clients are told of a gap where their node has seen it; a node that has not
+//! cannot know. `min-replicas-to-write 1`, with a small `min-replicas-max-lag`, keeps it to a second or
+//! so: a primary that nobody follows refuses then, and appends fail as not sent.
+//!
+//! Users need `ROLE` besides what stands above; for a cluster also `CLUSTER KEYSLOT` and
+//! `CLUSTER NODES`, and for sentinels, there, `SENTINEL`.
 //!
 //! # Example
 //!
@@ -45,12 +64,15 @@
 //! ```
 
 mod chain;
+mod cluster;
 mod entry;
 mod error;
 mod link;
 mod options;
 mod queue;
 mod reader;
+mod route;
+mod tls;
 mod writer;
 
 pub use error::ConnectError;
@@ -60,24 +82,28 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use self::{
     error::TooLarge,
-    link::{Health, Link, Place, ReadFailure},
+    link::{Health, Link, Place, ReadFailure, Side},
     queue::Queue,
     reader::Records,
     writer::Writer,
 };
 use super::{
-    AppendError, AppendErrorKind, Backplane, BoxFuture, ReadError, Record, RecordStream, Start,
-    envelope,
+    AppendError, AppendErrorKind, Backplane, BoxFuture, ReadError, Record, RecordStream, Skipped,
+    Start, envelope,
 };
 use crate::log::Position;
+
+/// How long the server may take to say where the log ends.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// A log in a Redis server. See the [module](self).
 ///
@@ -102,12 +128,20 @@ struct Shared {
     /// By this name the script knows whose batches it has seen.
     publisher: String,
     batches: AtomicU64,
-    skipped: AtomicU64,
+    /// How many entries are read at once.
+    at_once: AtomicUsize,
+    skipped: Skipped,
 }
 
 impl Shared {
     fn next_batch(&self) -> u64 {
         self.batches.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Sees whether the server has become another one.
+    async fn watch(&self) {
+        let is_well = || self.health.is_connected();
+        self.place.route.watch(is_well).await;
     }
 }
 
@@ -133,13 +167,14 @@ impl RedisStreams {
             return Err(ConnectError::name());
         }
         let shared = Arc::new(Shared {
-            place: Place::new(options).map_err(ConnectError::url)?,
+            place: Place::new(options)?,
             link: Link::new(),
             health: Health::new(),
             queue: Queue::new(),
             publisher: format!("p:{:016x}", fastrand::u64(..)),
             batches: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
+            at_once: AtomicUsize::new(reader::AT_FIRST),
+            skipped: Skipped::new("entries of the log skipped"),
         });
         let writer = Writer::new(Arc::clone(&shared));
         let task = Mutex::new(tokio::spawn(writer.run()));
@@ -162,9 +197,10 @@ impl RedisStreams {
     }
 
     /// How many entries of the stream this handle's readers have passed over: of others, of a later
-    /// version, too large, or damaged. An entry that is read again counts again.
+    /// version, too large, or damaged. An entry that is read again counts again. With the feature
+    /// `tracing` it is told, once a second at most.
     pub fn skipped(&self) -> u64 {
-        self.handle.shared.skipped.load(Ordering::Relaxed)
+        self.handle.shared.skipped.count()
     }
 }
 
@@ -227,14 +263,24 @@ impl Backplane for RedisStreams {
             let shared = &self.handle.shared;
             let connection = shared.link.get(&shared.place, &shared.health).await;
             let mut connection = connection.map_err(ReadError::unavailable)?;
-            let failure = match connection.state(&shared.place).await {
-                Ok(state) => return Ok(state.head()),
-                Err(failure) => failure,
+            let state = timeout(ANSWER, connection.state(&shared.place)).await;
+            let cause = match state {
+                Ok(Ok(state)) => return Ok(state.head()),
+                Ok(Err(failure)) => {
+                    let answers = failure.is_answer();
+                    shared.health.set(Side::Append, Some(answers));
+                    if !matches!(&failure, ReadFailure::Unexpected(_)) {
+                        shared.link.drop_connection().await;
+                    }
+                    failure.into_cause()
+                }
+                Err(late) => {
+                    shared.health.set(Side::Append, Some(false));
+                    shared.link.drop_connection().await;
+                    late.into()
+                }
             };
-            if matches!(&failure, ReadFailure::Redis(_)) {
-                shared.link.drop_connection().await;
-            }
-            Err(ReadError::unavailable(failure.into_cause()))
+            Err(ReadError::unavailable(cause))
         })
     }
 }

@@ -1,5 +1,7 @@
 //! How a log in Redis is set up.
 
+#[cfg(feature = "redis-tls")]
+use std::path::PathBuf;
 use std::{fmt, time::Duration};
 
 use super::{ConnectError, RedisStreams};
@@ -26,6 +28,11 @@ use super::{ConnectError, RedisStreams};
 #[must_use = "options do nothing until they connect"]
 pub struct RedisOptions {
     pub(super) url: String,
+    pub(super) guides: Guides,
+    #[cfg(feature = "redis-tls")]
+    pub(super) root_certificates: Vec<PathBuf>,
+    #[cfg(feature = "redis-tls")]
+    pub(super) client_certificate: Option<(PathBuf, PathBuf)>,
     pub(super) name: String,
     pub(super) window: usize,
     pub(super) max_record: usize,
@@ -33,12 +40,25 @@ pub struct RedisOptions {
     pub(super) connect_timeout: Duration,
 }
 
+/// Who has to be asked for the server, by their URLs.
+#[derive(Clone)]
+pub(super) enum Guides {
+    None,
+    Sentinels(Vec<String>),
+    Cluster(Vec<String>),
+}
+
 impl RedisOptions {
     /// The options for the server at this URL: `redis://[user[:password]@]host[:port][/database]`, or
-    /// `unix:path`. TLS (`rediss://…`) is not spoken: it takes a tunnel.
+    /// `unix:path`; with the feature `redis-tls` also `rediss://…`, for TLS.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            guides: Guides::None,
+            #[cfg(feature = "redis-tls")]
+            root_certificates: Vec::new(),
+            #[cfg(feature = "redis-tls")]
+            client_certificate: None,
             name: "tower-sse".to_owned(),
             window: 1 << 16,
             max_record: 1 << 20,
@@ -73,15 +93,79 @@ impl RedisOptions {
     }
 
     /// Sets how long an append may take: 5 seconds by default. Meanwhile it is repeated where a
-    /// connection breaks, without being carried out twice.
+    /// connection breaks, without being carried out twice. With 0 none succeeds; behind sentinels or
+    /// in a cluster it should be longer than a failover takes, for publishers not to notice it.
     pub fn append_timeout(mut self, time: Duration) -> Self {
         self.append_timeout = time;
         self
     }
 
-    /// Sets how long it may take to connect: 2 seconds by default.
+    /// Sets how long it may take to connect: 2 seconds by default; with 0 none succeeds. Sentinels and
+    /// nodes of a cluster have as long to answer.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
+        self
+    }
+
+    /// Asks these sentinels for the primary: nobody, by default. The host of the options' URL is then
+    /// the name by which they know it, and its port counts for nothing; user, password, database and
+    /// TLS are those of the primary. The sentinels' own stand in their URLs, with their ports (mostly
+    /// 26379).
+    ///
+    /// All are asked at once, so that it takes one that answers, and again every two seconds or so.
+    /// After a failover the node goes on with the new primary as soon as they name it, and repeats
+    /// there what was under way. This and [`cluster`](Self::cluster) exclude each other: the last one
+    /// counts.
+    ///
+    /// ```no_run
+    /// # use tower_sse::backplane::redis::RedisOptions;
+    /// RedisOptions::new("redis://:password@my-primary/").sentinels([
+    ///     "redis://one.example:26379",
+    ///     "redis://two.example:26379",
+    ///     "redis://three.example:26379",
+    /// ]);
+    /// ```
+    pub fn sentinels(mut self, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.guides = Guides::Sentinels(urls.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The server is a node of a cluster, and so are these; by default it is none. The log is on the
+    /// node that holds the slot of the log's name. It is found by asking some of those that are named
+    /// here, or were by the cluster itself; one that answers is enough. User, password and TLS are
+    /// those of the options' URL for all nodes.
+    ///
+    /// After a failover, or when the slot has been moved, the node goes on with the new holder.
+    /// Meanwhile appends wait, within their [time](Self::append_timeout).
+    ///
+    /// ```no_run
+    /// # use tower_sse::backplane::redis::RedisOptions;
+    /// RedisOptions::new("redis://one.example").cluster(["redis://two.example"]);
+    /// ```
+    pub fn cluster(mut self, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.guides = Guides::Cluster(urls.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Trusts the authorities in this PEM file, and in others that are given so, rather than those of
+    /// the system, as is the default. It is read once, when the log is connected to, and counts for
+    /// URLs with `rediss://`, those of sentinels too.
+    #[cfg(feature = "redis-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-tls")))]
+    pub fn root_certificates(mut self, file: impl Into<PathBuf>) -> Self {
+        self.root_certificates.push(file.into());
+        self
+    }
+
+    /// Shows servers with `rediss://` this certificate, both files in PEM: none, by default.
+    #[cfg(feature = "redis-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-tls")))]
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        self.client_certificate = Some((certificate.into(), key.into()));
         self
     }
 
@@ -89,7 +173,9 @@ impl RedisOptions {
     ///
     /// # Errors
     ///
-    /// If the URL is none that Redis is known by, or the name is empty or has a brace in it.
+    /// If a URL is none that Redis is known by, or has TLS without the feature `redis-tls`; if a
+    /// certificate or key cannot be read; if the list of sentinels is empty; if the name is empty or
+    /// has a brace in it.
     ///
     /// # Panics
     ///

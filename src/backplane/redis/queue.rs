@@ -3,8 +3,8 @@
 //! 1. Room is taken before an append is entered, and given back when its outcome is known or it is
 //!    withdrawn: so what waits, and what is under way, is bounded. Whoever finds no room waits for
 //!    it, within the time that the append may take.
-//! 2. An append is either withdrawn by the one who waits for it, and then is never sent, or taken by
-//!    the writer, and then may be. One swap decides.
+//! 2. An append is either withdrawn by the one who waits for it, and then is never sent, or claimed by
+//!    the writer, once there is a connection to send it on. One swap decides.
 
 use std::{
     collections::VecDeque,
@@ -66,7 +66,7 @@ pub(super) struct Append {
 struct Ticket(AtomicU8);
 
 const WAITS: u8 = 0;
-const TAKEN: u8 = 1;
+const CLAIMED: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
 impl Ticket {
@@ -76,6 +76,10 @@ impl Ticket {
             .0
             .compare_exchange(WAITS, state, Ordering::AcqRel, Ordering::Acquire);
         swapped.is_ok()
+    }
+
+    fn is(&self, state: u8) -> bool {
+        self.0.load(Ordering::Acquire) == state
     }
 }
 
@@ -92,6 +96,16 @@ impl Append {
     /// Whether somebody waits for the outcome.
     pub(super) fn is_awaited(&self) -> bool {
         !self.outcome.is_closed()
+    }
+
+    /// Before it is sent. False: it was withdrawn, and is not to be sent.
+    pub(super) fn claim(&self) -> bool {
+        self.ticket.become_(CLAIMED) || self.ticket.is(CLAIMED)
+    }
+
+    /// It was not taken, and may be withdrawn again.
+    pub(super) fn unclaim(&self) {
+        self.ticket.0.store(WAITS, Ordering::Release);
     }
 
     pub(super) fn finish(self, outcome: Outcome) {
@@ -177,7 +191,7 @@ impl Queue {
             let Some(append) = waiting.appends.pop_front() else {
                 break;
             };
-            if append.ticket.become_(TAKEN) {
+            if append.ticket.is(WAITS) {
                 bytes += append.envelope.len();
                 batch.push(append);
             }
@@ -193,10 +207,44 @@ impl Queue {
     pub(super) fn fail_all(&self, cause: &RedisError) {
         let appends = std::mem::take(&mut self.lock().appends);
         for append in appends {
-            if append.ticket.become_(TAKEN) {
+            if append.claim() {
                 let error = AppendError::new(AppendErrorKind::NotSent, cause.clone());
                 append.finish(Err(error));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_test::{assert_pending, assert_ready, task::spawn};
+
+    const TIME: Duration = Duration::from_secs(5);
+
+    /// What an append fails with whose time is over after this was done to it.
+    async fn kind_after(done: impl FnOnce(&Append)) -> AppendErrorKind {
+        let queue = Queue::new();
+        let mut append = spawn(queue.append(1, b"record".to_vec(), TIME));
+        assert_pending!(append.poll());
+        let batch = queue.take().await;
+        done(&batch[0]);
+        tokio::time::advance(TIME).await;
+        let error = assert_ready!(append.poll()).unwrap_err();
+        // Nor can it be sent any more, or it may have been.
+        assert_eq!(batch[0].claim(), error.kind() == AppendErrorKind::MaybeSent);
+        error.kind()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_never_given_to_a_server_or_was_refused_was_not_sent() {
+        use AppendErrorKind::{MaybeSent, NotSent};
+        assert_eq!(kind_after(|_| {}).await, NotSent);
+        assert_eq!(kind_after(|it| assert!(it.claim())).await, MaybeSent);
+        let refused = |it: &Append| {
+            assert!(it.claim());
+            it.unclaim();
+        };
+        assert_eq!(kind_after(refused).await, NotSent);
     }
 }

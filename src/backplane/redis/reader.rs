@@ -35,8 +35,12 @@ const BLOCK: Duration = Duration::from_secs(1);
 /// How much longer an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many entries are read at once.
-const COUNT: usize = 256;
+/// How many entries are read at once, at most, and at first.
+const MOST: usize = 256;
+pub(super) const AT_FIRST: usize = 32;
+
+/// About how many bytes are read at once: an answer has to come in its time, over slow lines too.
+const BYTES: usize = 1 << 20;
 
 struct Reader {
     shared: Arc<Shared>,
@@ -59,13 +63,7 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) async fn open(shared: Arc<Shared>, start: Start) -> Result<Self, ReadError> {
-        let opened = Reader::open(Arc::clone(&shared), start).await;
-        let reader = opened.inspect_err(|error| {
-            // A place that is not there any more was looked for in vain by a server that answers.
-            if !error.is_rewritten() {
-                shared.health.set(Side::Read, None);
-            }
-        })?;
+        let reader = Reader::open(Arc::clone(&shared), start).await?;
         Ok(Self {
             step: Box::pin(Box::new(reader).step()),
             reads: VecDeque::new(),
@@ -102,13 +100,14 @@ impl Stream for Records {
 
 impl Reader {
     async fn open(shared: Arc<Shared>, start: Start) -> Result<Self, ReadError> {
-        let unavailable = |failure: ReadFailure| ReadError::unavailable(failure.into_cause());
+        let unavailable = |failure: ReadFailure| {
+            let answers = failure.is_answer();
+            shared.health.set(Side::Read, Some(answers));
+            ReadError::unavailable(failure.into_cause())
+        };
         let place = &shared.place;
         let connected = place.connect("tower-sse-read", BLOCK + PATIENCE).await;
-        let mut connection = connected.map_err(|error| {
-            shared.health.set(Side::Read, Some(false));
-            ReadError::unavailable(error)
-        })?;
+        let mut connection = connected.map_err(|error| unavailable(error.into()))?;
         let state = connection.state(place).await.map_err(unavailable)?;
         let max_record = place.options.max_record;
         let chain = match start {
@@ -135,7 +134,11 @@ impl Reader {
         loop {
             let read = self.read(&mut reads).await;
             let skipped = std::mem::take(&mut self.chain.skipped);
-            self.shared.skipped.fetch_add(skipped, Ordering::Relaxed);
+            self.shared.skipped.add(skipped);
+            if matches!(&read, Err(Trouble::Failure(failure)) if !failure.is_answer()) {
+                // Perhaps it was too much for the line. One at least has to come through.
+                self.shared.at_once.store(1, Ordering::Relaxed);
+            }
             let end = match read {
                 Ok(()) if reads.is_empty() => continue,
                 Ok(()) => None,
@@ -194,7 +197,8 @@ impl Reader {
     /// The next entries; none, if none has come while they were waited for.
     async fn entries(&mut self, waits: bool) -> Result<Vec<Entry>, ReadFailure> {
         let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(COUNT);
+        let count = self.shared.at_once.load(Ordering::Relaxed);
+        command.arg("COUNT").arg(count);
         if waits {
             command.arg("BLOCK").arg(BLOCK.as_millis() as u64);
         }
@@ -204,7 +208,14 @@ impl Reader {
             .arg(self.chain.id.to_string());
         let reply: Value = self.connection.query(&command).await?;
         let entries = entry::of_xread(reply);
-        Ok(entries.ok_or_else(|| Unexpected("no answer to XREAD".to_owned()))?)
+        let entries = entries.ok_or_else(|| Unexpected("no answer to XREAD".to_owned()))?;
+        let bytes: usize = entries.iter().map(|entry| entry.envelope.len()).sum();
+        let fits = entries.len() * BYTES / bytes.max(1);
+        if entries.len() == count || fits < count {
+            let next = fits.min(2 * count).clamp(1, MOST);
+            self.shared.at_once.store(next, Ordering::Relaxed);
+        }
+        Ok(entries)
     }
 }
 
@@ -225,7 +236,7 @@ async fn entry_at(
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.shared.health.set(Side::Read, None);
+        self.shared.health.left(Side::Read);
     }
 }
 

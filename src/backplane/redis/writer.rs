@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerErrorKind, make_extension_error};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -28,6 +28,9 @@ use crate::{
 /// not more.
 type Reply = (Vec<u8>, u64, usize, String);
 
+/// How a server begins to say that it is a replica.
+const READ_ONLY: &str = "READONLY";
+
 pub(super) struct Writer {
     shared: Arc<Shared>,
     /// How many tries have failed since the last that did not.
@@ -45,7 +48,13 @@ impl Writer {
         }
     }
 
-    pub(super) async fn run(mut self) {
+    /// Appends, and sees meanwhile whether the server has become another one.
+    pub(super) async fn run(self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::join!(self.append_all(), shared.watch());
+    }
+
+    async fn append_all(mut self) {
         let shared = Arc::clone(&self.shared);
         // At once, so that it is known whether the server is there.
         match shared.link.get(&shared.place, &shared.health).await {
@@ -58,14 +67,21 @@ impl Writer {
         }
     }
 
-    async fn send(&mut self, batch: Vec<Append>) {
+    async fn send(&mut self, mut batch: Vec<Append>) {
         let shared = Arc::clone(&self.shared);
         let number = shared.next_batch();
         let mut may_be_sent = false;
         while batch.iter().any(Append::is_awaited) {
             let error = match shared.link.get(&shared.place, &shared.health).await {
                 Err(error) => error,
+                // What nobody waits for any more before the first try is in none.
+                Ok(_) if !may_be_sent && !claim(&mut batch) => return,
                 Ok(connection) => match self.try_to_send(connection, &batch, number).await {
+                    Ok((_, _, 0, why_not)) if why_not.starts_with(READ_ONLY) => {
+                        // It has become a replica. The primary may be found elsewhere.
+                        shared.link.drop_connection().await;
+                        make_extension_error(READ_ONLY.to_owned(), Some(why_not))
+                    }
                     Ok(reply) => {
                         self.succeeded();
                         if finish(batch, reply, may_be_sent).is_err() {
@@ -74,7 +90,7 @@ impl Writer {
                         }
                         return;
                     }
-                    Err(error) if is_answer(&error) && !is_passing(&error) => {
+                    Err(error) if is_answer(&error) && !self.is_passing(&error) => {
                         self.succeeded();
                         return fail(batch, may_be_sent, || error.clone().into());
                     }
@@ -86,6 +102,9 @@ impl Writer {
                     }
                 },
             };
+            if !may_be_sent {
+                batch.iter().for_each(Append::unclaim);
+            }
             shared.queue.set_trouble(Some(error.clone()));
             if Instant::now() >= self.patience {
                 fail(batch, may_be_sent, || error.clone().into());
@@ -115,6 +134,26 @@ impl Writer {
         connection.query(&command).await
     }
 
+    /// Whether a refusal is one of a server that is not ready, or not the right one any more.
+    fn is_passing(&self, error: &RedisError) -> bool {
+        match error.kind() {
+            ErrorKind::Server(kind) => match kind {
+                ServerErrorKind::NoScript
+                | ServerErrorKind::BusyLoading
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown => true,
+                // Else nobody would find the other one.
+                ServerErrorKind::Moved | ServerErrorKind::Ask => {
+                    self.shared.place.route.is_guided()
+                }
+                _ => false,
+            },
+            _ => error.code() == Some("BUSY"),
+        }
+    }
+
     fn succeeded(&mut self) {
         let shared = &self.shared;
         shared.health.set(Side::Append, Some(true));
@@ -131,6 +170,12 @@ impl Writer {
         self.failures += 1;
         sleep(longest.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
     }
+}
+
+/// Claims what is still waited for. Tells whether there is any.
+fn claim(batch: &mut Vec<Append>) -> bool {
+    batch.retain(|append| append.is_awaited() && append.claim());
+    !batch.is_empty()
 }
 
 /// Tells what the server says. An error: it has refused some.
@@ -158,21 +203,5 @@ fn fail(batch: Vec<Append>, may_be_sent: bool, cause: impl Fn() -> BoxError) {
     };
     for append in batch {
         append.finish(Err(AppendError::new(kind, cause())));
-    }
-}
-
-/// Whether a refusal is one of a server that is not ready, or not the right one any more.
-fn is_passing(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(kind) => matches!(
-            kind,
-            ServerErrorKind::NoScript
-                | ServerErrorKind::BusyLoading
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::ClusterDown
-        ),
-        _ => error.code() == Some("BUSY"),
     }
 }

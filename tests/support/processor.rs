@@ -1,0 +1,22 @@
+//! What a test costs the processor.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::time::sleep;
+
+/// What this process has used, with the tests that run at the same time.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Checks that the process is at rest, and shows how much so.
+pub(crate) async fn is_at_rest() {
+    let second = Duration::from_secs(1);
+    let before = processor_time();
+    sleep(second).await;
+    let used = processor_time() - before;
+    println!("processor time in a second: {used:?}");
+    assert!(used < second / 2, "{used:?} of {second:?}");
+}

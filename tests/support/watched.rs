@@ -1,0 +1,63 @@
+//! Servers that end with the test, also when that is killed.
+
+use std::{
+    io,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+/// A server, and what kills it when this process is gone.
+pub(crate) struct Watched {
+    server: Child,
+    /// Waits for the end of a pipe, of which this process has the other one.
+    watchdog: Child,
+}
+
+impl Watched {
+    pub(crate) fn spawn(server: &mut Command) -> io::Result<Self> {
+        let mut server = server.spawn()?;
+        let watchdog = Command::new("sh")
+            .args(["-c", "read _; kill -9 \"$0\"", &server.id().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .inspect_err(|_| drop(server.kill()))?;
+        Ok(Self { server, watchdog })
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.server.try_wait().expect("a child").is_some()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.server.id()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.server)
+    }
+
+    /// Stops it in its tracks: it keeps its connections, and answers nothing.
+    pub(crate) fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("a signal");
+        // Its threads stop one after the other.
+        waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("a child");
+    }
+
+    pub(crate) fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("a signal");
+    }
+}
+
+/// Kills it, as `kill -9` does.
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // First: later the server's number may be another process's.
+        for process in [&mut self.watchdog, &mut self.server] {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
