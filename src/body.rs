@@ -175,8 +175,8 @@ impl<F> Stream<F> {
         F: Future<Output = Result<Response<B>, E>>,
     {
         #[cfg(feature = "serve")]
-        if self.reader.has_left() {
-            return Poll::Pending;
+        if let Some(left) = self.reader.poll_left(cx) {
+            return left.map(|()| None);
         }
         self.poll_handler(cx);
         let next = self.reader.poll_frame(cx);

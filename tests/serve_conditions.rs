@@ -227,8 +227,9 @@ async fn a_body_that_somebody_else_polls_takes_nothing_from_a_direct_stream() {
     for is_eager in [false, true] {
         let mut streams = streams();
         let (go_on, gate) = tokio::sync::watch::channel(is_eager);
+        let (over, mut pumped) = mpsc::channel::<()>(1);
         let forward = move |response: Response| {
-            let mut gate = gate.clone();
+            let (mut gate, over) = (gate.clone(), over.clone());
             async move {
                 response.map(|body| {
                     let (sender, frames) = mpsc::channel(1);
@@ -240,6 +241,7 @@ async fn a_body_that_somebody_else_polls_takes_nothing_from_a_direct_stream() {
                             }
                             gate.wait_for(|may| *may).await.unwrap();
                         }
+                        let _ = over.send(()).await;
                     });
                     Body::new(StreamBody::new(ReceiverStream::new(frames)))
                 })
@@ -257,6 +259,8 @@ async fn a_body_that_somebody_else_polls_takes_nothing_from_a_direct_stream() {
         sse.close();
         drop(sse);
         assert_eq!(client.chunk().await, Err(End::LastChunk));
+        // The body has ended for that task, too.
+        within("the end of the body", pumped.recv()).await.unwrap();
     }
 }
 

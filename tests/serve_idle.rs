@@ -174,6 +174,46 @@ async fn an_http2_peer_that_has_fallen_silent_is_closed() {
     assert!(text.contains("data: hello\n\n"), "{text:?}");
 }
 
+/// Nobody pings it here, and it does not answer the ping of a goodbye either.
+#[tokio::test(start_paused = true)]
+async fn an_idle_http2_peer_that_does_not_take_the_goodbye_is_closed_all_the_same() {
+    let sockets =
+        given_with::<DuplexStream>(streams().router, |serve| serve.http2_keep_alive(None));
+    let (mut client, socket) = duplex(100_000);
+    sockets.send(Ok(socket)).await.unwrap();
+    let start = Instant::now();
+    client
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    client.read_to_end(&mut Vec::new()).await.unwrap();
+    let took = start.elapsed();
+    assert!(took >= 2 * IDLE && took < 3 * IDLE, "{took:?}");
+}
+
+#[tokio::test]
+async fn endless_times_are_taken_as_what_they_mean() {
+    let mut streams = streams();
+    let server = Server::ours_with(streams.router.clone(), |serve| {
+        serve
+            .header_read_timeout(Duration::MAX)
+            .write_deadline(Some(Duration::MAX))
+            .http2_keep_alive(Some(Duration::MAX))
+            .shutdown_deadline(Duration::MAX)
+    })
+    .await;
+    let mut client = Raw::connect(server.address).await;
+    let sse = streams.open(&mut client).await;
+    // More than the buffers take at once.
+    sse.send(Event::message("x".repeat(8_000_000)))
+        .await
+        .unwrap();
+    assert_eq!(client.event().await.unwrap().data.len(), 8_000_000);
+    let mut client = Client::connect(server.address, Version::HTTP_2).await;
+    let (_, _, body) = client.get("/plain").await;
+    assert_eq!(body, "plain");
+}
+
 /// One timeout for the handshake and the first bytes, and one for the rest of the head.
 #[tokio::test(start_paused = true)]
 async fn a_head_that_trickles_in_has_twice_its_time_at_most() {

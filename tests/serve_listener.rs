@@ -51,6 +51,11 @@ async fn what_is_set_on_the_listener_holds_for_its_sockets() {
         Duration::from_secs(11)
     );
 
+    let listener = bound().await.keep_alive(Some(Duration::from_secs(11)));
+    let mut listener = listener.keep_alive(None);
+    let (_client, socket) = accepted(&mut listener).await;
+    assert!(!SockRef::from(&socket).keepalive().unwrap());
+
     let mut listener = bound().await.user_timeout(None);
     let (_client, socket) = accepted(&mut listener).await;
     assert_eq!(SockRef::from(&socket).tcp_user_timeout().unwrap(), None);

@@ -3,8 +3,9 @@
 //! 1. The layer puts a [`Mark`] into the extensions of the response that carries a stream.
 //! 2. Whoever serves the response polls its body once. If the frame that comes is, byte for byte in
 //!    place, the first one that the stream has given, nobody between has changed it.
-//! 3. Then the stream may be taken over: a second reader goes on where the body's has stopped. From
-//!    then on the body gives nothing. It is kept, and dropped when the stream has ended, since what
+//! 3. Then the stream may be taken over: a second reader goes on where the body's has stopped. Whoever
+//!    comes first, the one who takes over or the one who polls the body again, has the stream.
+//! 4. From then on the body gives nothing, and ends when the stream has. It is kept as long, since what
 //!    wraps it may hold permits and guards.
 
 use std::{
@@ -25,35 +26,23 @@ use super::{
 #[derive(Clone)]
 pub(crate) struct Mark(pub(super) Arc<Shared>);
 
-/// Where the first frame of a stream lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FirstFrame {
-    address: usize,
-    length: usize,
-}
-
-impl FirstFrame {
-    pub(super) fn of(frame: &Bytes) -> Self {
-        Self {
-            address: frame.as_ptr() as usize,
-            length: frame.len(),
-        }
-    }
-}
-
 impl Mark {
     /// Takes the stream over from its body, which has given this frame first. None if something
     /// else has become of it: a handler runs in it, its frame was changed or counted on, or it has
     /// ended.
     pub(crate) fn take_over(&self, frame: &Bytes) -> Option<Reader> {
         let mut state = self.0.lock();
-        let is_first = state.first_frame == Some(FirstFrame::of(frame));
-        if !is_first || !may_leave(&state) {
+        // At the same place. It is held, so that nothing else can have come to lie there, and that
+        // nobody can have changed it there.
+        let is_first =
+            |first: &Bytes| (first.as_ptr(), first.len()) == (frame.as_ptr(), frame.len());
+        if !state.first_frame.as_ref().is_some_and(is_first) || !may_leave(&state) {
             return None;
         }
-        state.first_frame = None;
+        let first = state.first_frame.take();
         state.has_left = true;
         drop(state);
+        drop(first);
         Some(Reader::new(Arc::clone(&self.0)))
     }
 }
@@ -149,21 +138,39 @@ impl Reader {
         Poll::Pending
     }
 
-    /// Whether somebody else reads now what comes after the body's first frame. (Layers may poll a
-    /// body in a task of their own.)
-    pub(crate) fn has_left(&self) -> bool {
-        matches!(self.leaving, Leaving::Polled1) && self.shared.lock().has_left
+    /// The body is about to be polled. If its stream has left it, this is what becomes of it; if not,
+    /// and this is not the first time, it stays. (Layers may poll a body in a task of their own, also
+    /// while its stream is being taken over.)
+    pub(crate) fn poll_left(&mut self, cx: &Context<'_>) -> Option<Poll<()>> {
+        if !matches!(self.leaving, Leaving::Polled1) {
+            return None;
+        }
+        let mut state = self.shared.lock();
+        if !state.has_left {
+            let first = state.first_frame.take();
+            drop(state);
+            drop(first);
+            self.leaving = Leaving::Never;
+            return None;
+        }
+        if state.is_ended {
+            return Some(Poll::Ready(()));
+        }
+        let old = state.left_body.replace(cx.waker().clone());
+        drop(state);
+        drop(old);
+        Some(Poll::Pending)
     }
 
     /// The body has been polled, and has given this.
     pub(crate) fn polled(&mut self, frame: Option<&Bytes>) {
-        let (leaving, first) = match (&self.leaving, frame) {
-            (Leaving::Never, _) => return,
-            (Leaving::Polled0, Some(frame)) => (Leaving::Polled1, Some(FirstFrame::of(frame))),
-            _ => (Leaving::Never, None),
+        self.leaving = match (&self.leaving, frame) {
+            (Leaving::Polled0, Some(frame)) => {
+                self.shared.lock().first_frame = Some(frame.clone());
+                Leaving::Polled1
+            }
+            _ => Leaving::Never,
         };
-        self.leaving = leaving;
-        self.shared.lock().first_frame = first;
     }
 }
 

@@ -256,11 +256,20 @@ impl Shared {
 
     /// Notes that something waits in the source, unless the body sleeps: it is woken then, and that
     /// is noted.
+    ///
+    /// It may have been taken since the source said so, by a reader that has gone to sleep: it is woken
+    /// to look again, which takes the note away.
     fn note_source_waits(&self, since: Instant) {
         let mut state = self.lock();
-        if state.is_open && state.closing.is_none() && !state.sleeps() {
-            let since = since.max(state.last_taken);
-            state.waits_since.get_or_insert(since);
+        if !state.is_open || state.closing.is_some() || state.sleeps() {
+            return;
+        }
+        let since = since.max(state.last_taken);
+        state.waits_since.get_or_insert(since);
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
         }
     }
 

@@ -356,6 +356,8 @@ impl Shared {
             reader: state.reader.take(),
             senders: state.outbox.clear(),
         };
+        #[cfg(feature = "serve")]
+        let left_body = state.left_body.take();
         drop(state);
 
         let Taken { events, bytes } = record.taken;
@@ -373,6 +375,10 @@ impl Shared {
         }
         self.ended.notify_waiters();
         wake.wake();
+        #[cfg(feature = "serve")]
+        if let Some(left_body) = left_body {
+            left_body.wake();
+        }
     }
 }
 

@@ -243,6 +243,10 @@ impl Batch {
             None if self.merged.is_empty() => return None,
             None => self.merged,
         };
+        debug_assert!(
+            self.size <= MERGED,
+            "frames are admitted before they are added"
+        );
         let head = chunk::write_head(&mut merged[..HEAD], self.size).len();
         merged.extend_from_slice(chunk::END);
         Some(Piece::Chunk(Bytes::from(merged).split_off(HEAD - head)))

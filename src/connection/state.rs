@@ -7,8 +7,6 @@ use std::{sync::Arc, task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
-#[cfg(feature = "serve")]
-use super::direct::FirstFrame;
 use super::{
     CloseReason, StreamError,
     config::{Config, Welcome},
@@ -63,10 +61,13 @@ pub(super) struct State {
     pub(super) feed: Option<Feed>,
     /// What the body gave first, until it is known whether the stream leaves it.
     #[cfg(feature = "serve")]
-    pub(super) first_frame: Option<FirstFrame>,
+    pub(super) first_frame: Option<bytes::Bytes>,
     /// Another reader than the body's has it.
     #[cfg(feature = "serve")]
     pub(super) has_left: bool,
+    /// Who polls the body that it has left: woken at the end.
+    #[cfg(feature = "serve")]
+    pub(super) left_body: Option<Waker>,
     /// What was taken: the outbox counts its own events.
     pub(super) taken: Taken,
     /// What it is counted by.
@@ -112,6 +113,8 @@ impl State {
             first_frame: None,
             #[cfg(feature = "serve")]
             has_left: false,
+            #[cfg(feature = "serve")]
+            left_body: None,
             taken: Taken::default(),
             keys: Vec::new(),
             hooks: Vec::new(),

@@ -180,7 +180,8 @@ where
         Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let requests = Requests::none();
-        let idle = requests.rest(self.settings.header_read_timeout);
+        let time = self.settings.header_read_timeout;
+        let (idle, idle_again) = (requests.rest(time), requests.rest(time));
         let service = CountingAnswerer {
             answerer: self.answerer(Door::closed()),
             requests,
@@ -198,8 +199,12 @@ where
             () = idle.as_mut() => {}
         }
         connection.as_mut().graceful_shutdown();
-        // What has begun meanwhile is finished.
-        self.watcher.unless(Phase::Over, connection).await;
+        tokio::select! {
+            // What has begun meanwhile is finished.
+            _ = self.watcher.unless(Phase::Over, connection) => {}
+            // The peer does not say that it has understood.
+            () = idle_again => {}
+        }
     }
 
     fn answerer(&self, door: Door<B>) -> Answerer<S, A, B> {

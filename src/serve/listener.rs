@@ -109,7 +109,11 @@ impl TcpListener {
         #[cfg(unix)]
         socket.set_reuseaddr(true)?;
         socket.bind(addr)?;
-        Ok(Self::from(socket.listen(backlog)?))
+        let settings = Settings::default();
+        // Before anybody can connect: what waits to be accepted has inherited it already.
+        settings.set(&SockRef::from(&socket));
+        let inner = socket.listen(backlog)?;
+        Ok(Self { inner, settings })
     }
 
     /// Sets for how long a peer may leave unacknowledged what was sent: 30 seconds by default, none
@@ -149,7 +153,7 @@ impl TcpListener {
         let (stream, addr) = self.inner.accept().await?;
         // On Linux it has all of that from its listener: four calls saved for each connection.
         if !cfg!(target_os = "linux") {
-            self.settings.set(&SockRef::from(&stream))?;
+            self.settings.set(&SockRef::from(&stream));
         }
         Ok((stream, addr))
     }
@@ -170,36 +174,46 @@ impl TcpListener {
 
     /// Sockets inherit it, on Linux. Elsewhere each is set up by itself when it is accepted.
     fn set_listener(&self) {
-        let _ = self.settings.set(&SockRef::from(&self.inner));
+        self.settings.set(&SockRef::from(&self.inner));
     }
 }
 
+/// A listener that was made elsewhere. On Linux, connections that wait in it already are not set up:
+/// sockets have what their listener had when they came.
 impl From<tokio::net::TcpListener> for TcpListener {
     fn from(inner: tokio::net::TcpListener) -> Self {
-        let settings = Settings {
-            user_timeout: Some(Duration::from_secs(30)),
-            keep_alive: None,
-            #[cfg(feature = "axum-serve")]
-            write_deadline: Some(Duration::from_secs(30)),
-        };
+        let settings = Settings::default();
         let listener = Self { inner, settings };
         listener.set_listener();
         listener
     }
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            user_timeout: Some(Duration::from_secs(30)),
+            keep_alive: None,
+            #[cfg(feature = "axum-serve")]
+            write_deadline: Some(Duration::from_secs(30)),
+        }
+    }
+}
+
 impl Settings {
-    fn set(self, socket: &SockRef<'_>) -> io::Result<()> {
-        socket.set_tcp_nodelay(true)?;
+    /// Sets what can be set. A socket without it serves as well, if not as fast; and one that fails
+    /// here because its peer is gone already fails again when it is read.
+    fn set(self, socket: &SockRef<'_>) {
+        let _ = socket.set_tcp_nodelay(true);
         #[cfg(target_os = "linux")]
         {
-            socket.set_tcp_user_timeout(self.user_timeout)?;
-            socket.set_tcp_notsent_lowat(MOST_UNSENT)?;
+            let _ = socket.set_tcp_user_timeout(self.user_timeout);
+            let _ = socket.set_tcp_notsent_lowat(MOST_UNSENT);
         }
-        if let Some(time) = self.keep_alive {
-            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
-        }
-        Ok(())
+        let _ = match self.keep_alive {
+            Some(time) => socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time)),
+            None => socket.set_keepalive(false),
+        };
     }
 }
 

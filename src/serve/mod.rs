@@ -119,7 +119,10 @@ use self::{
     settings::Settings,
     shutdown::{Phase, Shutdown},
 };
-use crate::{BoxError, connection::Drain};
+use crate::{
+    BoxError,
+    connection::{Drain, NEVER},
+};
 
 /// Serves a service on the connections of a listener. See the [module](self).
 ///
@@ -174,7 +177,7 @@ impl<L, S> Serve<L, S> {
 
     /// Ends what has not ended this long after the signal: 30 seconds by default.
     pub fn shutdown_deadline(mut self, time: Duration) -> Self {
-        self.shutdown_deadline = time;
+        self.shutdown_deadline = time.min(NEVER);
         self
     }
 
@@ -195,7 +198,7 @@ impl<L, S> Serve<L, S> {
     /// It is about sockets. A peer that takes what an HTTP/2 connection has to say, but gives one of its
     /// streams no room, is the layer's: see [`stall_timeout`](crate::SseLayer::stall_timeout).
     pub fn write_deadline(mut self, time: Option<Duration>) -> Self {
-        self.settings.write_deadline = time;
+        self.settings.write_deadline = time.map(|time| time.min(NEVER));
         self
     }
 
@@ -207,7 +210,7 @@ impl<L, S> Serve<L, S> {
     /// 75 seconds by default: more than the minute for which load balancers keep an idle connection,
     /// which they would else use just when it is closed.
     pub fn header_read_timeout(mut self, time: Duration) -> Self {
-        self.settings.header_read_timeout = time;
+        self.settings.header_read_timeout = time.min(NEVER);
         self
     }
 
@@ -222,7 +225,7 @@ impl<L, S> Serve<L, S> {
     /// Pings the peers of HTTP/2 connections, so that one which has vanished is noticed: every 20
     /// seconds by default. A ping that is not answered for 20 seconds closes the connection.
     pub fn http2_keep_alive(mut self, time: Option<Duration>) -> Self {
-        self.settings.http2_keep_alive = time;
+        self.settings.http2_keep_alive = time.map(|time| time.min(NEVER));
         self
     }
 }
