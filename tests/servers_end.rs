@@ -7,7 +7,7 @@ mod redis_server;
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
     process::{Command, Stdio},
 };
 
@@ -50,13 +50,20 @@ async fn a_test_that_is_killed_leaves_no_server_behind() {
     assert_eq!(servers.iter().filter(live).count(), 2);
     process.kill().unwrap();
     process.wait().unwrap();
+    let is_its = |entry: io::Result<fs::DirEntry>| {
+        let name = entry.unwrap().file_name();
+        let id = format!("-{}-", process.id());
+        name.to_str()
+            .is_some_and(|name| name.starts_with("tower-sse-") && name.contains(&id))
+    };
+    let has_files = || fs::read_dir(env::temp_dir()).unwrap().any(is_its);
     let gone = async {
-        while servers.iter().any(|pid| live(&pid)) {
+        while servers.iter().any(|pid| live(&pid)) || has_files() {
             sleep(Duration::from_millis(10)).await;
         }
     };
     let gone = timeout(Duration::from_secs(20), gone).await;
-    gone.expect("the servers end");
+    gone.expect("the servers end, and their files go");
 }
 
 fn pid(text: &str) -> Pid {

@@ -135,7 +135,7 @@ impl NatsServer {
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(log.try_clone().unwrap());
-            Watched::spawn(&mut command)
+            Watched::spawn(&mut command, &self.folder)
         };
         let process = programs.into_iter().find_map(|program| start(program).ok());
         self.process = Some(process.expect(MISSING));

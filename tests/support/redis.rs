@@ -114,7 +114,7 @@ impl RedisServer {
                 .stdin(Stdio::null())
                 .stdout(log)
                 .stderr(Stdio::null());
-            let process = Watched::spawn(&mut command);
+            let process = Watched::spawn(&mut command, &self.folder);
             self.process = Some(process.unwrap_or_else(|error| panic!("{MISSING} ({error})")));
             // It ends at once if somebody has taken the port meanwhile.
             while !self.has_ended() {

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -15,10 +16,13 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn spawn(server: &mut Command) -> io::Result<Self> {
+    /// Starts a server that has its files in this folder: that goes with it where the test is killed.
+    pub(crate) fn spawn(server: &mut Command, folder: &Path) -> io::Result<Self> {
         let mut server = server.spawn()?;
         let watchdog = Command::new("sh")
-            .args(["-c", "read _; kill -9 \"$0\"", &server.id().to_string()])
+            .args(["-c", "read _; kill -9 \"$0\"; sleep 0.2; rm -rf \"$1\""])
+            .arg(server.id().to_string())
+            .arg(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
