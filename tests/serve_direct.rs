@@ -2,200 +2,56 @@
 
 mod support;
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::time::Duration;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::Request,
-    middleware::{Next, from_fn},
-    response::Response,
-    routing::any,
-};
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http::Method;
 use support::{
     raw::{End, Raw},
     server::Server,
-    until, within,
+    streams::{Change, GET, Streams},
+    within,
 };
-use tokio::sync::mpsc;
 use tower_http::{
     catch_panic::CatchPanicLayer, cors::CorsLayer, limit::RequestBodyLimitLayer,
     timeout::TimeoutLayer, trace::TraceLayer,
 };
-use tower_sse::{CloseReason, Connections, Event, SseConnection, SseLayer};
+use tower_sse::{Broker, CloseReason, Event, SseConnection, SseLayer};
 
-/// What a layer outside sees of a response body.
-#[derive(Clone, Default)]
-struct Seen {
-    polls: Arc<AtomicUsize>,
-    is_dropped: Arc<AtomicBool>,
-}
-
-/// A body that is looked at from outside.
-struct Watched {
-    inner: Body,
-    seen: Seen,
-    changes: Change,
-}
-
-/// What a layer outside does to a body.
-#[derive(Clone, Copy, PartialEq)]
-enum Change {
-    Nothing,
-    /// Copies the first frame to another place.
-    Frame,
-    /// Says that it is compressed.
-    Encoding,
-    Status,
-    Length,
-}
-
-impl http_body::Body for Watched {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.seen.polls.fetch_add(1, Ordering::SeqCst);
-        let changes = self.changes;
-        let frame = Pin::new(&mut self.inner).poll_frame(cx);
-        frame.map_ok(|frame| match (changes, frame.into_data()) {
-            (Change::Frame, Ok(data)) => Frame::data(Bytes::copy_from_slice(&data)),
-            (_, Ok(data)) => Frame::data(data),
-            (_, Err(frame)) => frame,
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.seen.is_dropped.store(true, Ordering::SeqCst);
-    }
-}
-
-/// An application whose connections come out of a channel, with a layer outside that watches.
-struct App {
-    router: Router,
-    seen: Seen,
-    connections: Connections,
-    opened: mpsc::Receiver<SseConnection>,
-}
-
-fn app_of(layer: SseLayer, change: Change, runs_on: bool) -> App {
-    let connections = layer.connections().clone();
-    let (sender, opened) = mpsc::channel(16);
-    let handler = move |sse: SseConnection| {
-        let sender = sender.clone();
-        async move {
-            sender.send(sse.clone()).await.unwrap();
-            if runs_on {
-                sse.start();
-                sse.closed().await;
-            }
-        }
-    };
-    let seen = Seen::default();
-    let watch = {
-        let seen = seen.clone();
-        move |request: Request, next: Next| {
-            let seen = seen.clone();
-            async move {
-                let mut response: Response = next.run(request).await;
-                let headers = response.headers_mut();
-                match change {
-                    Change::Encoding => {
-                        headers.insert("content-encoding", "identity".parse().unwrap());
-                    }
-                    Change::Length => {
-                        headers.insert("content-length", "1000000".parse().unwrap());
-                    }
-                    Change::Status => {
-                        *response.status_mut() = http::StatusCode::NON_AUTHORITATIVE_INFORMATION
-                    }
-                    _ => {}
-                }
-                response.map(|inner| {
-                    Body::new(Watched {
-                        inner,
-                        seen,
-                        changes: change,
-                    })
-                })
-            }
-        }
-    };
-    let router = Router::new()
-        .route("/events", any(handler))
-        .layer(layer)
-        .route("/plain", any(|| async { "plain" }))
-        .layer(from_fn(watch));
-    App {
-        router,
-        seen,
-        connections,
-        opened,
-    }
-}
-
-/// One whose first event is the same each time.
 fn layer() -> SseLayer {
-    SseLayer::new("/events")
-        .methods([http::Method::GET, http::Method::POST])
-        .welcome(|_| Event::message("hello"))
-        .without_retry()
+    SseLayer::new("/events").methods([Method::GET, Method::POST])
 }
 
-fn app() -> App {
-    app_of(layer(), Change::Nothing, false)
+fn streams() -> Streams {
+    Streams::new(layer())
 }
-
-const GET: &str = "GET /events HTTP/1.1\r\nhost: a\r\n";
 
 /// Whether a request's stream is driven directly: then nobody polls its body.
-async fn is_direct(mut app: App, request: &str) -> bool {
-    let server = Server::ours(app.router.clone(), true).await;
+async fn is_direct(mut streams: Streams, request: &str) -> bool {
+    let server = Server::ours(streams.router.clone(), true).await;
     let mut client = Raw::connect(server.address).await;
     client.send(request).await;
-    let sse = within("the request", app.opened.recv()).await.unwrap();
+    let sse = streams.next().await;
     sse.send(Event::message("x".repeat(40_000))).await.unwrap();
     sse.send(Event::message("end")).await.unwrap();
     sse.close();
     drop(sse);
-    within("the end", async {
-        let mut read = Vec::new();
-        while !find(&read, b"data: end\n\n") {
+    read_up_to(&mut client, &mut Vec::new(), b"data: end\n\n").await;
+    streams.gone().await;
+    streams.polls() == 1
+}
+
+/// Reads until this has come.
+async fn read_up_to(client: &mut Raw, read: &mut Vec<u8>, end: &[u8]) {
+    let reads = async {
+        let mut looked_at = 0;
+        while !find(&read[looked_at..], end) {
+            looked_at = read.len().saturating_sub(end.len());
             let more = client.more().await;
-            assert!(!more.is_empty(), "{}", String::from_utf8_lossy(&read));
+            assert!(!more.is_empty(), "{}", String::from_utf8_lossy(read));
             read.extend_from_slice(&more);
         }
-    })
-    .await;
-    until("the body is dropped", || {
-        app.seen.is_dropped.load(Ordering::SeqCst)
-    })
-    .await;
-    until("the connection is gone", || app.connections.is_empty()).await;
-    app.seen.polls.load(Ordering::SeqCst) == 1
+    };
+    within("the end", reads).await;
 }
 
 fn find(text: &[u8], part: &[u8]) -> bool {
@@ -204,46 +60,46 @@ fn find(text: &[u8], part: &[u8]) -> bool {
 
 #[tokio::test]
 async fn a_stream_that_nobody_has_touched_is_direct() {
-    assert!(is_direct(app(), GET).await);
+    assert!(is_direct(streams(), GET).await);
 }
 
 #[tokio::test]
 async fn a_stream_stays_with_hyper_where_something_is_still_to_be_done() {
     let post = "POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n";
-    assert!(is_direct(app(), post).await, "a request without a body");
+    assert!(is_direct(streams(), post).await, "a request without a body");
     let post = "POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
-    assert!(!is_direct(app(), post).await, "a request with a body");
+    assert!(!is_direct(streams(), post).await, "a request with a body");
     let old = "GET /events HTTP/1.0\r\nhost: a\r\n";
-    assert!(!is_direct(app(), old).await, "HTTP/1.0");
+    assert!(!is_direct(streams(), old).await, "HTTP/1.0");
     let expects = "GET /events HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n";
-    assert!(!is_direct(app(), expects).await, "an expectation");
-    for change in [Change::Frame, Change::Encoding, Change::Status] {
-        let app = app_of(layer(), change, false);
-        assert!(!is_direct(app, GET).await, "what a layer has changed");
+    assert!(!is_direct(streams(), expects).await, "an expectation");
+    for change in [Change::Frames, Change::Encoding, Change::Status] {
+        let changed = Streams::changed(layer(), change);
+        assert!(!is_direct(changed, GET).await, "what a layer has changed");
     }
-    let running = app_of(layer(), Change::Nothing, true);
+    let running = Streams::with(layer(), Change::Nothing, true);
     assert!(!is_direct(running, GET).await, "a handler that runs");
-    let quiet = app_of(layer().without_welcome(), Change::Nothing, false);
+    let quiet = Streams::with(layer().without_welcome(), Change::Nothing, false);
     assert!(!is_direct(quiet, GET).await, "nothing to give at first");
 }
 
 #[tokio::test]
 async fn a_length_that_a_layer_outside_has_set_is_kept_to() {
     // Whatever a layer means by it, what hyper makes of it is what the client gets.
-    let mut app = app_of(layer(), Change::Length, false);
-    let server = Server::ours(app.router.clone(), true).await;
+    let mut streams = Streams::changed(layer(), Change::Length);
+    let server = Server::ours(streams.router.clone(), true).await;
     let mut client = Raw::request(server.address, GET).await;
     let head = client.head().await;
     assert_eq!(head.headers["content-length"], "1000000");
     assert!(!head.headers.contains_key("transfer-encoding"));
-    drop(within("the request", app.opened.recv()).await);
+    drop(streams.next().await);
     assert!(client.rest().await.starts_with(b"data: hello"));
 }
 
 #[tokio::test]
 async fn the_usual_layers_outside_leave_a_stream_direct() {
-    let mut app = app();
-    app.router = app
+    let mut streams = streams();
+    streams.router = streams
         .router
         .layer(CorsLayer::permissive())
         .layer(RequestBodyLimitLayer::new(1000))
@@ -253,83 +109,149 @@ async fn the_usual_layers_outside_leave_a_stream_direct() {
         ))
         .layer(CatchPanicLayer::new())
         .layer(TraceLayer::new_for_http());
-    assert!(is_direct(app, GET).await);
+    assert!(is_direct(streams, GET).await);
 }
 
-/// All that comes over the wire for one stream, with the server's date blotted out.
-async fn wire(is_direct: bool, request: &str, fails: bool) -> (String, End) {
-    let mut app = app();
-    let server = Server::ours(app.router.clone(), is_direct).await;
-    let mut client = Raw::connect(server.address).await;
-    client.send(request).await;
-    let sse = within("the request", app.opened.recv()).await.unwrap();
-    let mut text = String::new();
-    let head = client.stream_head().await;
-    for (name, value) in &head.headers {
-        let value = if name == "date" {
-            ""
-        } else {
-            value.to_str().unwrap()
-        };
-        text += &format!("{name}: {value}\n");
-    }
-    let mut add =
-        |chunk: Vec<u8>| text += &format!("{}: {}", chunk.len(), String::from_utf8_lossy(&chunk));
-    add(client.chunk().await.unwrap());
-    for size in [1, 15, 16, 255, 4095, 4096, 100_000, 2_000_000] {
-        sse.send(Event::message("x".repeat(size))).await.unwrap();
-        add(client.chunk().await.unwrap());
-    }
-    for number in 0..50 {
-        sse.try_send(Event::message(number.to_string())).unwrap();
-    }
-    add(client.chunk().await.unwrap());
-    if fails {
-        sse.fail("broken");
-    } else {
-        sse.close_with(Event::message("last")).unwrap();
-    }
-    let end = loop {
-        match client.chunk().await {
-            Ok(chunk) => add(chunk),
-            Err(end) => break end,
+/// A stream on one of the paths, and all that has come of it over the wire.
+struct OnWire {
+    streams: Streams,
+    _server: Server,
+    client: Raw,
+    sse: SseConnection,
+    wire: Vec<u8>,
+}
+
+impl OnWire {
+    async fn open(is_direct: bool, request: &str) -> Self {
+        let mut streams = streams();
+        let server = Server::ours(streams.router.clone(), is_direct).await;
+        let mut client = Raw::request(server.address, request).await;
+        let sse = streams.next().await;
+        let mut wire = Vec::new();
+        read_up_to(&mut client, &mut wire, b"data: hello\n\n\r\n").await;
+        Self {
+            streams,
+            _server: server,
+            client,
+            sse,
+            wire,
         }
-    };
-    if end == End::LastChunk {
-        client
-            .send("GET /plain HTTP/1.1\r\nhost: a\r\nconnection: close\r\n")
-            .await;
-        let rest = client.rest().await;
-        assert!(
-            rest.ends_with(b"\r\n\r\nplain"),
-            "{}",
-            String::from_utf8_lossy(&rest)
-        );
     }
-    (text, end)
+
+    /// Reads a chunk that ends so.
+    async fn read(&mut self, end: &str) {
+        let mut read = Vec::new();
+        let end = format!("{end}\n\n\r\n");
+        read_up_to(&mut self.client, &mut read, end.as_bytes()).await;
+        self.wire.append(&mut read);
+    }
+
+    /// All bytes, with the server's dates blotted out.
+    fn bytes(self) -> Vec<u8> {
+        let mut wire = self.wire;
+        let name = b"\r\ndate: ";
+        let mut at = 0;
+        while let Some(found) = wire[at..].windows(name.len()).position(|it| it == name) {
+            at += found + name.len();
+            // As long each time.
+            wire[at..at + "Thu, 01 Jan 1970 00:00:00 GMT".len()].fill(b'-');
+        }
+        wire
+    }
+}
+
+/// What comes over the wire on both paths, of streams that end in this way.
+async fn wires(request: &str, end: impl AsyncFn(&mut OnWire)) -> [Vec<u8>; 2] {
+    let broker = Broker::in_memory();
+    let mut both = [
+        OnWire::open(true, request).await,
+        OnWire::open(false, request).await,
+    ];
+    for path in &mut both {
+        // Lengths of one to six digits in hexadecimal, and both sides of each limit.
+        for size in [1, 7, 8, 247, 248, 4087, 4088, 65_527, 65_528, 2_000_000] {
+            let text = "x".repeat(size);
+            path.sse.send(Event::message(text)).await.unwrap();
+            path.read("x").await;
+        }
+        // Small ones that come at once, and more than one frame takes.
+        for number in 0..50 {
+            let text = number.to_string();
+            path.sse.try_send(Event::message(text)).unwrap();
+        }
+        path.read("data: 49").await;
+        for text in ["a", "b", "c"] {
+            let text = text.repeat(20_000);
+            path.sse.try_send(Event::message(text)).unwrap();
+        }
+        path.read("c").await;
+        broker.subscribe(&path.sse, "topic").await.unwrap().live();
+        // Its place.
+        path.read("").await;
+    }
+    for size in [1, 100, 50_000] {
+        let text = "y".repeat(size);
+        let place = broker.publish("topic", Event::message(text)).await.unwrap();
+        for path in &mut both {
+            path.read(&place.to_string()).await;
+        }
+    }
+    let [direct, hyper] = &both;
+    assert_eq!(direct.streams.polls(), 1);
+    assert!(hyper.streams.polls() > 10);
+    for path in &mut both {
+        end(path).await;
+        let mut rest = path.client.rest().await;
+        path.wire.append(&mut rest);
+    }
+    both.map(OnWire::bytes)
 }
 
 #[tokio::test]
 async fn the_wire_is_the_same_byte_for_byte_and_so_is_the_end() {
-    for fails in [false, true] {
-        let (direct, end) = wire(true, GET, fails).await;
-        assert_eq!(end, if fails { End::Cut } else { End::LastChunk });
-        let (hyper, hypers_end) = wire(false, GET, fails).await;
+    let closing = "GET /events HTTP/1.1\r\nhost: a\r\nconnection: close\r\n";
+    let post = "POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n";
+    // After a clean end the socket is used again.
+    let again = async |path: &mut OnWire| {
+        let last = "GET /plain HTTP/1.1\r\nhost: a\r\nconnection: close\r\n";
+        path.client.send(last).await;
+    };
+    let last = async |path: &mut OnWire| {
+        path.sse.close_with(Event::message("last")).unwrap();
+    };
+    let clean: &[u8] = b"\r\n0\r\n\r\n";
+    for request in [GET, post] {
+        let [direct, hyper] = wires(request, async |path| {
+            last(path).await;
+            again(path).await;
+        })
+        .await;
         assert!(direct == hyper, "they differ");
-        assert_eq!(end, hypers_end);
+        assert!(find(&direct, clean) && direct.ends_with(b"\r\n\r\nplain"));
     }
+    let [direct, hyper] = wires(closing, last).await;
+    assert!(direct == hyper, "they differ");
+    assert!(direct.ends_with(clean));
+    // What was sent before comes, and no last chunk.
+    let [direct, hyper] = wires(GET, async |path| {
+        path.sse.try_send(Event::message("before")).unwrap();
+        path.sse.fail("broken");
+    })
+    .await;
+    assert!(direct == hyper, "they differ");
+    assert!(direct.ends_with(b"\r\nE\r\ndata: before\n\n\r\n") && !find(&direct, clean));
 }
 
 #[tokio::test]
 async fn the_socket_is_used_again_and_nothing_that_was_pipelined_is_lost() {
-    let mut app = app();
-    let server = Server::ours(app.router.clone(), true).await;
+    let mut streams = streams();
+    let server = Server::ours(streams.router.clone(), true).await;
     let mut client = Raw::connect(server.address).await;
     for number in 0..3 {
         // Two requests at once, and a third in the middle of the first one's stream.
         let plain = "GET /plain HTTP/1.1\r\nhost: a\r\n";
         client.send(&format!("{GET}\r\n{plain}")).await;
-        let sse = within("the request", app.opened.recv()).await.unwrap();
+        let sse = streams.next().await;
         client.stream_head().await;
         assert_eq!(client.chunk().await.unwrap(), b"data: hello\n\n");
         client.send_bytes(b"GET /plain HTTP/1.1\r\nho").await;
@@ -345,31 +267,31 @@ async fn the_socket_is_used_again_and_nothing_that_was_pipelined_is_lost() {
             assert_eq!(client.take(5).await, b"plain");
         }
     }
-    assert_eq!(app.connections.stats().closed(CloseReason::Closed), 3);
+    assert_eq!(streams.connections.stats().closed(CloseReason::Closed), 3);
 }
 
 #[tokio::test]
 async fn the_socket_is_closed_behind_a_stream_where_either_side_says_so() {
-    let mut app = app();
-    let server = Server::ours(app.router.clone(), true).await;
+    let mut streams = streams();
+    let server = Server::ours(streams.router.clone(), true).await;
     let request = "GET /events HTTP/1.1\r\nhost: a\r\nconnection: Close\r\n";
     let mut client = Raw::request(server.address, request).await;
     let head = client.stream_head().await;
     assert_eq!(head.headers["connection"], "close");
-    let sse = within("the request", app.opened.recv()).await.unwrap();
+    let sse = streams.next().await;
     sse.close();
     drop(sse);
     assert!(client.rest().await.ends_with(b"\r\n0\r\n\r\n"));
-    assert_eq!(app.seen.polls.load(Ordering::SeqCst), 1);
+    assert_eq!(streams.polls(), 1);
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_is_noticed_however_it_leaves() {
     for resets in [true, false] {
-        let mut app = app();
-        let server = Server::ours(app.router.clone(), true).await;
+        let mut streams = streams();
+        let server = Server::ours(streams.router.clone(), true).await;
         let mut client = Raw::request(server.address, GET).await;
-        let sse = within("the request", app.opened.recv()).await.unwrap();
+        let sse = streams.next().await;
         client.stream_head().await;
         client.chunk().await.unwrap();
         if resets {
@@ -381,10 +303,6 @@ async fn a_client_that_leaves_is_noticed_however_it_leaves() {
             within("the end", sse.closed()).await,
             CloseReason::ClientGone
         );
-        until("the body is dropped", || {
-            app.seen.is_dropped.load(Ordering::SeqCst)
-        })
-        .await;
-        assert!(app.connections.is_empty());
+        streams.gone().await;
     }
 }

@@ -15,9 +15,10 @@ use axum::{
     extract::Request,
     middleware::{Next, from_fn},
     response::Response,
-    routing::get,
+    routing::{any, get},
 };
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -45,33 +46,69 @@ struct Bodies {
 struct Watched {
     inner: Body,
     bodies: Arc<Bodies>,
+    change: Change,
+}
+
+/// What a layer outside does to a response.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Change {
+    Nothing,
+    /// Copies each frame to another place.
+    Frames,
+    /// Says that it is compressed.
+    Encoding,
+    Status,
+    Length,
 }
 
 pub(crate) const GET: &str = "GET /events HTTP/1.1\r\nhost: a\r\n";
 
 impl Streams {
     pub(crate) fn new(layer: SseLayer) -> Self {
+        Self::changed(layer, Change::Nothing)
+    }
+
+    /// With a layer outside that does this.
+    pub(crate) fn changed(layer: SseLayer, change: Change) -> Self {
         let layer = layer.welcome(|_| Event::message("hello")).without_retry();
+        Self::with(layer, change, false)
+    }
+
+    /// With a handler that may go on until its stream is closed, and a layer that has its own
+    /// beginning.
+    pub(crate) fn with(layer: SseLayer, change: Change, runs_on: bool) -> Self {
         let connections = layer.connections().clone();
         let (sender, opened) = mpsc::channel(1000);
         let bodies = Arc::new(Bodies::default());
         let handler = move |sse: SseConnection| {
-            sender.try_send(sse).unwrap();
-            async {}
+            sender.try_send(sse.clone()).unwrap();
+            async move {
+                if runs_on {
+                    sse.start();
+                    sse.closed().await;
+                }
+            }
         };
         let watch = {
             let bodies = Arc::clone(&bodies);
             move |request: Request, next: Next| {
                 let bodies = Arc::clone(&bodies);
                 async move {
-                    let response: Response = next.run(request).await;
+                    let mut response: Response = next.run(request).await;
+                    change.of_head(&mut response);
                     bodies.alive.fetch_add(1, SeqCst);
-                    response.map(|inner| Body::new(Watched { inner, bodies }))
+                    response.map(|inner| {
+                        Body::new(Watched {
+                            inner,
+                            bodies,
+                            change,
+                        })
+                    })
                 }
             }
         };
         let router = Router::new()
-            .route("/events", get(handler))
+            .route("/events", any(handler))
             .layer(layer)
             .route("/plain", get(|| async { "plain" }))
             .layer(from_fn(watch));
@@ -115,6 +152,22 @@ impl Streams {
     }
 }
 
+impl Change {
+    fn of_head(self, response: &mut Response) {
+        let headers = response.headers_mut();
+        match self {
+            Self::Nothing | Self::Frames => {}
+            Self::Encoding => {
+                headers.insert("content-encoding", "identity".parse().unwrap());
+            }
+            Self::Length => {
+                headers.insert("content-length", "1000000".parse().unwrap());
+            }
+            Self::Status => *response.status_mut() = StatusCode::NON_AUTHORITATIVE_INFORMATION,
+        }
+    }
+}
+
 impl http_body::Body for Watched {
     type Data = Bytes;
     type Error = axum::Error;
@@ -124,7 +177,13 @@ impl http_body::Body for Watched {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.bodies.polls.fetch_add(1, SeqCst);
-        Pin::new(&mut self.inner).poll_frame(cx)
+        let copies = self.change == Change::Frames;
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        frame.map_ok(|frame| match frame.into_data() {
+            Ok(data) if copies => Frame::data(Bytes::copy_from_slice(&data)),
+            Ok(data) => Frame::data(data),
+            Err(frame) => frame,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
