@@ -16,6 +16,9 @@ install_programs() {
     # Proxies to go through. Their folder is not on every user's path.
     PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || missing+=(nginx)
     PATH="$PATH:/usr/sbin" command -v haproxy >/dev/null || missing+=(haproxy)
+    # A network of its own, for a client that vanishes.
+    command -v unshare >/dev/null || missing+=(util-linux)
+    PATH="$PATH:/usr/sbin" command -v ip >/dev/null || missing+=(iproute2)
     command -v cc >/dev/null || missing+=(build-essential) # Rust links with it
     command -v redis-server >/dev/null || missing+=(redis-server) # the log of several nodes
     # So is this, which Debian has where a user's path may not look.
@@ -68,6 +71,14 @@ done
 # The examples have tests, which cargo leaves out unless it is asked.
 step cargo test --locked --all-features --lib --tests --examples
 step cargo test --locked --all-features --doc
+
+# The suites of layer, connection, broker and protection once more, with direct streams, in memory:
+# each that opens its streams by `tests/paths`.
+on_both_paths=()
+for suite in $(grep -l '^mod paths;$' tests/*.rs); do
+    on_both_paths+=(--test "$(basename "$suite" .rs)")
+done
+step env SERVER=direct cargo test --locked --all-features "${on_both_paths[@]}"
 
 # What goes over sockets once more, on the crate's own server: with direct streams, and without.
 on_sockets=(--test 'sockets_*' --test resume_clients)

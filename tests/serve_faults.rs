@@ -255,21 +255,22 @@ async fn a_client_that_closes_its_half_has_left() {
 
 const ALONE: &str = "SERVE_FAULTS_ALONE";
 
-/// In a network of its own, which is taken down: nobody says a word to the server then.
+/// In a network of its own, which is taken down: nobody says a word to the server then. Where the
+/// system gives none, as in some containers, it is a proxy that goes silent.
 #[tokio::test]
 async fn a_client_that_vanishes_without_a_word_is_found_by_the_user_timeout() {
     let name = "a_client_that_vanishes_without_a_word_is_found_by_the_user_timeout";
     if env::var_os(ALONE).is_some() {
         return vanish().await;
     }
-    let can = Command::new("unshare").args(["-rn", "true"]).output();
-    if !can.is_ok_and(|output| output.status.success()) {
-        println!("skipped: this system gives no network of one's own");
-        return;
-    }
+    // As a user who is root inside, or as root.
+    let Some(ways) = ["-rn", "-n"].into_iter().find(gives_network) else {
+        println!("there is no network of one's own here");
+        return silent(DEADLINE, None).await;
+    };
     let program = env::current_exe().unwrap();
     let mut alone = tokio::process::Command::new("unshare");
-    alone.arg("-rn").arg(program).args(["--exact", name]);
+    alone.arg(ways).arg(program).args(["--exact", name]);
     let output = alone.env(ALONE, "1").kill_on_drop(true).output();
     let output = within("the other process", output).await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -279,10 +280,18 @@ async fn a_client_that_vanishes_without_a_word_is_found_by_the_user_timeout() {
     );
 }
 
+fn gives_network(ways: &&str) -> bool {
+    let tried = Command::new("unshare").args([ways, "true"]).output();
+    let tried = tried.expect("the program `unshare`, of util-linux");
+    tried.status.success()
+}
+
 fn set_network(state: &str) {
-    let set = Command::new("ip")
-        .args(["link", "set", "lo", state])
-        .status();
+    // Its folder is not on every user's path.
+    let path = env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let mut set = Command::new("ip");
+    set.args(["link", "set", "lo", state]).env("PATH", path);
+    let set = set.status();
     assert!(set.expect("the program `ip`, of iproute2").success());
 }
 
@@ -309,6 +318,41 @@ async fn vanish() {
         assert!(took > DEADLINE && took < 3 * DEADLINE, "{took:?}");
         streams.gone().await;
         set_network("up");
+        server.abort();
+    }
+}
+
+/// A proxy that goes silent: it holds its connection, and reads no more. Its system says that it is
+/// there, and has no room.
+#[tokio::test]
+async fn a_client_whose_proxy_goes_silent_is_found_by_either_deadline() {
+    tokio::join!(
+        silent(DEADLINE, None),
+        silent(Duration::from_secs(100), Some(DEADLINE))
+    );
+}
+
+async fn silent(user_timeout: Duration, write_deadline: Option<Duration>) {
+    for is_direct in [true, false] {
+        let mut streams = Streams::new(quiet().keep_alive(Duration::from_millis(100)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let listener = listener.user_timeout(Some(user_timeout));
+        let served = serve(listener, streams.router.clone())
+            .direct(is_direct)
+            .write_deadline(write_deadline);
+        let server = tokio::spawn(served.into_future());
+        let mut proxy = Raw::connect_small(address).await;
+        let sse = streams.open(&mut proxy).await;
+        assert_eq!(is_direct, streams.polls() == 1);
+        let sent = Instant::now();
+        sse.send(big(10_000_000)).await.unwrap();
+        let reason = within("the end", sse.closed()).await;
+        let took = sent.elapsed();
+        assert_eq!(reason, CloseReason::ClientGone);
+        // The system looks at its timeout when it asks again, at times that double.
+        assert!(took >= DEADLINE && took < 4 * DEADLINE, "{took:?}");
+        streams.gone().await;
         server.abort();
     }
 }
