@@ -283,3 +283,86 @@ impl<B: Body> fmt::Debug for WireBody<B> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{Ready, ready},
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::{Wake, Waker},
+    };
+
+    use http_body_util::Empty;
+    use tower_layer::Layer;
+
+    use super::*;
+    use crate::{Event, SseConnection, SseLayer, serve::wire::Came};
+
+    #[derive(Clone, Default)]
+    struct Capture(Arc<Mutex<Option<SseConnection>>>);
+
+    impl Service<Request<Empty<Bytes>>> for Capture {
+        type Response = Response<Empty<Bytes>>;
+        type Error = BoxError;
+        type Future = Ready<Result<Self::Response, BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, mut request: Request<Empty<Bytes>>) -> Self::Future {
+            *self.0.lock().unwrap() = request.extensions_mut().remove();
+            ready(Ok(Response::default()))
+        }
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Only the server's own task sees this: nobody reads meanwhile.
+    #[test]
+    fn a_stream_that_is_ended_while_its_frame_is_written_leaves_its_socket() {
+        let capture = Capture::default();
+        let mut service = SseLayer::any_path().layer(capture.clone());
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let cx = &mut Context::from_waker(&waker);
+        let call = pin!(service.call(Request::new(Empty::new())));
+        let Poll::Ready(Ok(response)) = call.poll(cx) else {
+            panic!("it answers at once");
+        };
+        let sse = capture.0.lock().unwrap().take().unwrap();
+        let (head, mut body) = response.into_parts();
+        let Poll::Ready(Some(Ok(first))) = Pin::new(&mut body).poll_frame(cx) else {
+            panic!("the welcome is there");
+        };
+        let mark = head.extensions.get::<Mark>().unwrap();
+        let reader = mark.take_over(first.data_ref().unwrap()).unwrap();
+
+        let wire = Wire::default();
+        let io = Io::new(wire.clone(), Bytes::new(), None);
+        let mut direct = Direct::new(io, reader, Box::pin(()));
+        let mut poll = |cx: &mut Context<'_>| Pin::new(&mut direct).poll(cx);
+        sse.try_send(Event::message("a")).unwrap();
+        assert!(poll(cx).is_pending());
+        sse.try_send(Event::message("b")).unwrap();
+        assert!(poll(cx).is_pending());
+        let before = wakes.0.load(Ordering::Relaxed);
+        // The other reader of the connection: it ends from outside.
+        drop(body);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), before + 1);
+        assert!(matches!(poll(cx), Poll::Ready(Left::Gone)));
+        // Less than a chunk has been written.
+        assert!(matches!(wire.read(), Ok(Came::Part)) && !wire.is_over());
+        assert!(sse.is_closed());
+    }
+}
