@@ -3,6 +3,8 @@
 # is missing is installed first, and said. Stops at the first failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# A clean checkout has nothing to build upon, and nobody builds upon it.
+[[ -z ${CI-} ]] || export CARGO_INCREMENTAL=0
 
 step() {
     printf '\n==> [%ds] %s\n' "$SECONDS" "$*"
