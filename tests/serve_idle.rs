@@ -64,6 +64,16 @@ async fn http2_of(sockets: Sockets) -> (Http2, JoinHandle<()>) {
     (sender, ended)
 }
 
+/// Asserts that now is the end of a connection that has been idle since then.
+#[track_caller]
+fn assert_idle_since(since: Instant) {
+    let took = since.elapsed();
+    assert!(
+        took >= IDLE && took < IDLE + Duration::from_secs(2),
+        "{took:?}"
+    );
+}
+
 fn get(path: &str) -> Request<Empty<Bytes>> {
     let request = Request::get(format!("http://a{path}"));
     request.body(Empty::new()).unwrap()
@@ -82,11 +92,7 @@ async fn an_http2_connection_without_requests_is_closed_after_a_while() {
     let last = Instant::now();
     assert!(last - start > 4 * IDLE);
     ended.await.unwrap();
-    let took = last.elapsed();
-    assert!(
-        took >= IDLE && took < IDLE + Duration::from_secs(2),
-        "{took:?}"
-    );
+    assert_idle_since(last);
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,11 +100,7 @@ async fn an_http2_connection_that_never_asks_for_anything_is_closed_as_well() {
     let start = Instant::now();
     let (_sender, ended) = http2(streams().router).await;
     ended.await.unwrap();
-    let took = start.elapsed();
-    assert!(
-        took >= IDLE && took < IDLE + Duration::from_secs(2),
-        "{took:?}"
-    );
+    assert_idle_since(start);
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,11 +115,7 @@ async fn an_http2_connection_with_a_stream_is_not_idle() {
     drop((sse, answer));
     let start = Instant::now();
     ended.await.unwrap();
-    let took = start.elapsed();
-    assert!(
-        took >= IDLE && took < IDLE + Duration::from_secs(2),
-        "{took:?}"
-    );
+    assert_idle_since(start);
 }
 
 /// A client that keeps to what the server says asks for no more.
