@@ -1,8 +1,8 @@
 //! How fast streams open: from the connection's first packet to the first event.
 //!
 //! ```text
-//! cargo bench --bench connect                 both parts
-//! cargo bench --bench connect -- set_up       one of them, by name
+//! cargo bench -p tower-sse-benches --bench connect                 both parts
+//! cargo bench -p tower-sse-benches --bench connect -- set_up       one of them, by name
 //! ```
 //!
 //! Ours with direct streams, against axum's `Sse` on `axum::serve` with a listener as tokio makes

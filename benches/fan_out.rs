@@ -1,9 +1,9 @@
 //! Fan-out over loopback: one topic, many subscribers, the server in a process of its own.
 //!
 //! ```text
-//! cargo bench --bench fan_out               1,000 subscribers
-//! cargo bench --bench fan_out -- 10000      as many as are asked for
-//! cargo bench --bench fan_out -- paced      20 events a second, and how late they come
+//! cargo bench -p tower-sse-benches --bench fan_out               1,000 subscribers
+//! cargo bench -p tower-sse-benches --bench fan_out -- 10000      as many as are asked for
+//! cargo bench -p tower-sse-benches --bench fan_out -- paced      20 events a second, and how late they come
 //! ```
 //!
 //! Ours, a broker behind the layer, on the crate's own server with direct streams and on

@@ -1,8 +1,8 @@
 //! What an idle stream keeps in memory: the resident size of a server in a process of its own.
 //!
 //! ```text
-//! cargo bench --bench idle_memory               8,000 streams
-//! cargo bench --bench idle_memory -- 16000      as many as are asked for
+//! cargo bench -p tower-sse-benches --bench idle_memory               8,000 streams
+//! cargo bench -p tower-sse-benches --bench idle_memory -- 16000      as many as are asked for
 //! ```
 //!
 //! Ours with direct streams, ours with streams that stay in hyper, and axum's `Sse`. Each has a

@@ -2,7 +2,7 @@
 //! subscriber of the other node, how many go through, what many subscribers and an idle minute cost
 //! the server.
 //!
-//! `cargo bench --bench nodes` measures all servers, with a name after `--` that one alone.
+//! `cargo bench -p tower-sse-benches --bench nodes` measures all servers, with a name after `--` that one alone.
 
 #![allow(clippy::disallowed_methods)] // Real time is what is measured.
 

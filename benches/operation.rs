@@ -2,8 +2,8 @@
 //! drain, many idle streams.
 //!
 //! ```text
-//! cargo bench --bench operation                     all four parts: about two minutes
-//! cargo bench --bench operation -- churn drain      some of them, by name
+//! cargo bench -p tower-sse-benches --bench operation                     all four parts: about two minutes
+//! cargo bench -p tower-sse-benches --bench operation -- churn drain      some of them, by name
 //! ```
 //!
 //! Servers are processes of their own, so that their memory, tasks and files are their own too.

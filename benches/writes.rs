@@ -2,7 +2,7 @@
 //! are first copied into one. Direct streams write as they do because of these figures.
 //!
 //! ```text
-//! cargo bench --bench writes
+//! cargo bench -p tower-sse-benches --bench writes
 //! ```
 
 #![allow(clippy::disallowed_methods)] // Real time is what is measured.

@@ -239,7 +239,7 @@ struct SourceFile {
 }
 
 fn source_files() -> io::Result<Vec<SourceFile>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("src");
     let mut files = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
@@ -270,7 +270,7 @@ fn source_files() -> io::Result<Vec<SourceFile>> {
 
 /// What lib.rs re-exports, and the module that it comes from.
 fn root_items() -> io::Result<BTreeMap<String, String>> {
-    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
+    let lib = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("src/lib.rs");
     let text = fs::read_to_string(lib)?;
     let exports: Vec<&str> = text
         .split("pub use ")
@@ -287,7 +287,7 @@ fn root_items() -> io::Result<BTreeMap<String, String>> {
 
 /// The names of Cargo.toml's dependencies, as Rust writes them.
 fn dependencies() -> io::Result<BTreeSet<String>> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("Cargo.toml");
     let text = fs::read_to_string(manifest)?;
     let section = text.split("\n[dependencies]\n").nth(1).unwrap_or_default();
     let section = section.split("\n[").next().unwrap_or_default();

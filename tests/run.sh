@@ -61,7 +61,7 @@ install_programs
 install_components
 
 step cargo fmt --check
-step cargo clippy --locked --all-targets --all-features -- -D warnings
+step cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 step cargo clippy --locked --all-targets --no-default-features -- -D warnings
 
 # With --all-targets the tests' own features are on. So here is the library alone: without any
@@ -71,7 +71,7 @@ for feature in $(features); do
 done
 
 # The examples have tests, which cargo leaves out unless it is asked.
-step cargo test --locked --all-features --lib --tests --examples
+step cargo test --locked --workspace --all-features --lib --tests --examples
 step cargo test --locked --all-features --doc
 
 # The suites of layer, connection, broker and protection once more, with direct streams, in memory:
@@ -80,12 +80,12 @@ on_both_paths=()
 for suite in $(grep -l '^mod paths;$' tests/*.rs); do
     on_both_paths+=(--test "$(basename "$suite" .rs)")
 done
-step env SERVER=direct cargo test --locked --all-features "${on_both_paths[@]}"
+step env SERVER=direct cargo test --locked -p tower-sse-tests "${on_both_paths[@]}"
 
 # What goes over sockets once more, on the crate's own server: with direct streams, and without.
 on_sockets=(--test 'sockets_*' --test resume_clients)
-step env SERVER=direct cargo test --locked --all-features "${on_sockets[@]}"
-step env SERVER=hyper cargo test --locked --all-features "${on_sockets[@]}"
+step env SERVER=direct cargo test --locked -p tower-sse-tests "${on_sockets[@]}"
+step env SERVER=hyper cargo test --locked -p tower-sse-tests "${on_sockets[@]}"
 
 # The broker's hand-shakes between threads, through all their interleavings.
 step cargo fmt --check --manifest-path loom/Cargo.toml
@@ -95,6 +95,6 @@ export RUSTDOCFLAGS="-D warnings"
 step cargo doc --locked --no-deps --all-features
 step cargo doc --locked --no-deps
 
-step cargo bench --locked --all-features --no-run
+step cargo bench --locked -p tower-sse-benches --no-run
 
 printf '\nAll passed, in %d seconds.\n' "$SECONDS"
