@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_greeting_comes_after_a_second_and_then_a_clock() -> TestResult {
+    async fn greeting_is_sent_after_a_second_then_the_clock() -> TestResult {
         let start = Instant::now();
         let (mut events, _) = open(&app()).await?;
         assert_eq!(start.elapsed(), Duration::ZERO);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_button_closes_the_one_stream_from_the_server() -> TestResult {
+    async fn close_request_ends_only_the_named_stream() -> TestResult {
         let app = app();
         let (mut closed, uuid) = open(&app).await?;
         let (mut other, _) = open(&app).await?;

@@ -81,7 +81,7 @@ async fn frame(events: &mut EventReader) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_streams_of_an_existing_application_are_counted_and_drained() {
+async fn adopted_axum_streams_are_counted_and_drained() {
     let connections = Connections::new();
     let events = || async {
         let event = Ok::<_, Infallible>(sse::Event::default().event("old").data("as it was"));
@@ -118,7 +118,7 @@ async fn the_streams_of_an_existing_application_are_counted_and_drained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_end_with_an_event_wherever_the_pieces_are_cut() {
+async fn frames_end_at_event_boundaries_for_any_chunking() {
     let text = "\u{feff}: hi\ndata: 1\n\nevent: a\r\ndata: 2\r\ndata: b\r\n\r\nid: 7\rdata: 3\r\r";
     for size in 1..text.len() {
         let (pieces, mut events) = adopted(&layer(), Request::default()).await;
@@ -150,7 +150,7 @@ async fn frames_end_with_an_event_wherever_the_pieces_are_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_layer_sends_goes_between_the_events() {
+async fn events_of_the_layer_are_sent_between_inner_events() {
     let layer = layer();
     let (pieces, mut events) = adopted(&layer, Request::default()).await;
     let connection = layer.connections().iter().next().unwrap();
@@ -166,7 +166,7 @@ async fn what_the_layer_sends_goes_between_the_events() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_is_too_large_to_hold_goes_out_in_pieces_and_nothing_between_them() {
+async fn oversized_event_is_sent_in_parts_without_interleaving() {
     let layer = layer().keep_alive(Duration::from_secs(1));
     let (pieces, mut events) = adopted(&layer, Request::default()).await;
     let line = Bytes::from(format!("data: {}\n", "x".repeat((1 << 20) - 1)));
@@ -182,7 +182,7 @@ async fn an_event_that_is_too_large_to_hold_goes_out_in_pieces_and_nothing_betwe
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_without_an_end_does_not_outlast_a_drain() {
+async fn unfinished_event_does_not_outlast_a_drain() {
     let layer = layer();
     let (pieces, mut events) = adopted(&layer, Request::default()).await;
     let endless = Bytes::from(vec![b'x'; 2 << 20]);
@@ -198,7 +198,7 @@ async fn an_event_without_an_end_does_not_outlast_a_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_completion_may_finish_while_its_server_drains_and_breaks_off_otherwise() {
+async fn drain_aborts_only_unfinished_completions() {
     for finishes in [true, false] {
         let layer = SseLayer::completions("/").adopt(true);
         let request = Request::post("/").body(()).unwrap();
@@ -227,7 +227,7 @@ async fn a_completion_may_finish_while_its_server_drains_and_breaks_off_otherwis
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_ends_breaks_off_and_is_left_as_the_inner_stream_is() {
+async fn adopted_stream_ends_as_its_inner_stream_does() {
     let reasons = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&reasons);
     let layer = layer().on_close(move |_, reason| noted.lock().unwrap().push(reason));
@@ -263,7 +263,7 @@ async fn it_ends_breaks_off_and_is_left_as_the_inner_stream_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_bounded_and_has_a_lifetime_as_others() {
+async fn adopted_stream_has_connection_limit_and_lifetime() {
     let layer = layer()
         .max_connections(1)
         .max_lifetime(Duration::from_secs(60));
@@ -283,7 +283,7 @@ async fn it_is_bounded_and_has_a_lifetime_as_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_readable_stream_and_what_nobody_asked_for_goes_through_untouched() {
+async fn responses_not_eligible_for_adoption_pass_unchanged() {
     let event_stream = |status: u16, encoding: Option<&'static str>| {
         let mut response = Response::builder()
             .status(status)
@@ -315,7 +315,7 @@ async fn what_is_no_readable_stream_and_what_nobody_asked_for_goes_through_untou
 }
 
 #[tokio::test]
-async fn an_adopted_stream_over_a_socket_lets_the_server_shut_down() {
+async fn adopted_stream_does_not_block_server_shutdown() {
     let connections = Connections::new();
     let layer = SseLayer::new("/{kind}")
         .methods([http::Method::GET, http::Method::POST])

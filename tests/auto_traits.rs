@@ -95,7 +95,7 @@ type LocalService = Rc<()>;
 type CellService = Cell<()>;
 
 #[test]
-fn public_types_have_the_auto_traits_that_they_are_known_for() {
+fn public_types_keep_their_auto_traits() {
     let all = "Send Sync Unpin Clone";
     let no_clone = "Send Sync Unpin";
 
@@ -168,7 +168,7 @@ fn public_types_have_the_auto_traits_that_they_are_known_for() {
 }
 
 #[test]
-fn a_server_that_is_being_set_up_may_be_spawned() {
+fn server_builder_is_send() {
     assert_eq!(traits![Serve<(), ()>]["Serve<(), ()>"], "Send Unpin");
     assert_eq!(
         traits![PeerAddr<()>]["PeerAddr<()>"],
@@ -177,7 +177,7 @@ fn a_server_that_is_being_set_up_may_be_spawned() {
 }
 
 #[test]
-fn a_subscription_may_be_held_across_threads_and_the_log_read_by_any() {
+fn broker_types_are_send_but_record_stream_is_not_sync() {
     let found = traits![Resume, Subscribe<'static>, RecordStream];
     let expected = [
         ("RecordStream", "Send Unpin"),
@@ -191,7 +191,7 @@ fn a_subscription_may_be_held_across_threads_and_the_log_read_by_any() {
 }
 
 #[test]
-fn the_service_its_future_and_its_body_are_as_free_as_what_they_hold() {
+fn generic_types_inherit_auto_traits_of_their_contents() {
     let expected = [
         ("SseService<LocalService>", "Unpin Clone"),
         ("SseService<CellService>", "Send Unpin Clone"),
@@ -242,7 +242,7 @@ fn is_send<T: Send>(_: T) {}
 fn is_static<T: 'static>(_: T) {}
 
 #[tokio::test]
-async fn the_futures_of_a_connection_may_be_spawned() {
+async fn connection_futures_are_send() {
     let connections = Connections::new();
     is_static(connections.iter());
     is_send(connections.iter());
@@ -266,7 +266,7 @@ async fn the_futures_of_a_connection_may_be_spawned() {
 }
 
 #[test]
-fn no_public_type_is_forgotten_here() -> io::Result<()> {
+fn every_public_type_is_covered() -> io::Result<()> {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let here = fs::read_to_string(root.join("tests/auto_traits.rs"))?;
     let lib = fs::read_to_string(root.join("src/lib.rs"))?;

@@ -40,7 +40,7 @@ async fn text_of(response: Response) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_takes_the_connection_as_an_argument() {
+async fn handler_extracts_the_connection() {
     let request = request("GET", "/events", "text/event-stream");
     let response = paths::open(app(), request).await.unwrap();
     assert_eq!(response.status(), 200);
@@ -51,7 +51,7 @@ async fn a_handler_takes_the_connection_as_an_argument() {
 }
 
 #[tokio::test]
-async fn a_client_that_excludes_event_streams_gets_406_that_varies_by_accept() {
+async fn excluding_event_streams_gets_406_with_vary_accept() {
     let request = request("GET", "/events", "application/json");
     let response = app().oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::NOT_ACCEPTABLE);
@@ -61,7 +61,7 @@ async fn a_client_that_excludes_event_streams_gets_406_that_varies_by_accept() {
 }
 
 #[tokio::test]
-async fn a_route_without_a_layer_in_front_gets_500_that_says_what_to_look_at() {
+async fn route_without_layer_gets_500_with_advice() {
     let expected = "no SseLayer in front of this route: check its path, its method, and that \
                     `.layer` comes after `.route`";
     for (method, path) in [("POST", "/events"), ("POST", "/elsewhere")] {
@@ -79,7 +79,7 @@ async fn a_route_without_a_layer_in_front_gets_500_that_says_what_to_look_at() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_serves_others_too_takes_an_option() {
+async fn optional_extractor_also_serves_plain_requests() {
     async fn both(sse: Option<SseConnection>) -> Result<&'static str, Error> {
         if let Some(sse) = sse {
             sse.send(Event::message("an event")).await?;
@@ -106,7 +106,7 @@ async fn a_handler_that_serves_others_too_takes_an_option() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_path_of_axum_and_one_of_the_layer_capture_the_same() {
+async fn axum_and_layer_capture_equal_path_parameters() {
     use axum::extract::Path;
 
     async fn room(Path(room): Path<String>, sse: SseConnection) -> Result<(), Error> {
@@ -124,7 +124,7 @@ async fn a_path_of_axum_and_one_of_the_layer_capture_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn under_nest_a_layer_inside_sees_the_stripped_path_and_one_outside_the_whole() {
+async fn nested_layer_sees_stripped_path_outer_layer_full_path() {
     let inner = Router::new().route("/events", get(hello));
     let inside = inner.clone().layer(SseLayer::new("/events"));
     let inside = Router::new().nest("/api", inside);
@@ -140,7 +140,7 @@ async fn under_nest_a_layer_inside_sees_the_stripped_path_and_one_outside_the_wh
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_handler_after_the_start_breaks_the_stream_off() {
+async fn handler_error_after_start_aborts_the_stream() {
     async fn fails(sse: SseConnection) -> Result<(), Error> {
         sse.send(Event::message("a")).await?;
         sse.send(Event::new("two\nlines", "b")?).await?;
@@ -157,7 +157,7 @@ async fn an_error_of_the_handler_after_the_start_breaks_the_stream_off() {
 }
 
 #[tokio::test]
-async fn an_event_that_cannot_be_built_is_500_and_tells_the_client_nothing() {
+async fn invalid_event_gets_500_without_details() {
     async fn fails(sse: SseConnection) -> Result<(), Error> {
         sse.send(Event::new("secret\ntype", "a")?).await?;
         Ok(())

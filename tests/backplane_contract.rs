@@ -19,7 +19,7 @@ mod memory {
     contract!(log);
 
     #[tokio::test]
-    async fn a_loss_is_told_with_the_place_of_the_last_record_that_is_gone() {
+    async fn loss_carries_the_position_of_the_last_lost_record() {
         let log = Memory::with_window(1);
         let mut places = Vec::new();
         for _ in 0..3 {

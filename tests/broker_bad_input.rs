@@ -49,7 +49,7 @@ async fn answer(broker: &Broker, values: &[&[u8]]) -> (Outcome, Vec<String>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_that_is_no_position_starts_from_now() {
+async fn malformed_last_event_id_starts_fresh() {
     let broker = Broker::in_memory();
     let known = publish(&broker, "a", &["1", "2", "3"]).await.to_string();
     let long = vec![b'1'; 64 * 1024];
@@ -89,7 +89,7 @@ async fn an_id_that_is_no_position_starts_from_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_that_cannot_be_kept_is_answered_with_a_gap() {
+async fn unresumable_position_gets_a_gap() {
     let builder = Broker::builder().history(History::default().events(2));
     let broker = builder.in_memory();
     let evicted = publish(&broker, "a", &["1"]).await;
@@ -121,7 +121,7 @@ async fn a_place_that_cannot_be_kept_is_answered_with_a_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_place_before_the_first_event_is_a_place() {
+async fn position_before_the_first_event_is_resumable() {
     let broker = Broker::in_memory();
     let (sse, mut events) = coming_with(&[]).await;
     broker.subscribe(&sse, "a").await.unwrap().live();
@@ -145,7 +145,7 @@ async fn the_place_before_the_first_event_is_a_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_from_another_users_stream_shows_nothing_of_it() {
+async fn id_from_another_users_stream_reveals_no_events() {
     let broker = Broker::in_memory();
     let start = publish(&broker, "user:a", &["a1"]).await;
     publish(&broker, "user:b", &["b1"]).await;
@@ -163,7 +163,7 @@ async fn an_id_from_another_users_stream_shows_nothing_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_character_of_a_topics_name_means_anything() {
+async fn topic_names_have_no_special_characters() {
     let broker = Broker::in_memory();
     let longest = "x".repeat(256);
     let names = [
@@ -195,7 +195,7 @@ async fn no_character_of_a_topics_name_means_anything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_is_empty_or_too_long_is_refused_everywhere() {
+async fn empty_or_overlong_topic_name_is_refused_everywhere() {
     let broker = Broker::in_memory();
     let (sse, mut events) = coming_with(&[]).await;
     let too_long = "x".repeat(257);
@@ -224,7 +224,7 @@ async fn a_name_that_is_empty_or_too_long_is_refused_everywhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_would_confuse_clients_is_not_published() {
+async fn event_with_id_or_reserved_name_is_not_published() {
     let broker = Broker::builder()
         .gap_event(EventType::from_static("lost"))
         .in_memory();
@@ -260,7 +260,7 @@ fn kind<T>(result: Result<T, BrokerError>) -> Option<BrokerErrorKind> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_whose_ids_are_taken_is_not_subscribed() {
+async fn connection_with_other_event_ids_cannot_subscribe() {
     let broker = Broker::in_memory();
     let numbered = SseLayer::any_path().numbered(true);
     let (sse, mut events) = connection_of(&numbered, Request::default()).await;
@@ -281,7 +281,7 @@ async fn a_connection_whose_ids_are_taken_is_not_subscribed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_a_subscribed_connection_an_event_with_an_id_is_handed_back() {
+async fn subscribed_connection_returns_events_with_an_id() {
     let broker = Broker::in_memory();
     let (sse, mut events) = coming_with(&[]).await;
     let with_id = || Event::message("x").id(EventId::from_static("7")).unwrap();

@@ -34,7 +34,7 @@ async fn texts(events: &mut EventReader, count: usize) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscriber_gets_what_is_published_after_its_welcome() {
+async fn subscriber_gets_events_published_after_its_welcome() {
     let broker = Broker::in_memory();
     broker.publish("a", Event::message("before")).await.unwrap();
     let (sse, mut events) = connection_of(&layer(), Request::default()).await;
@@ -54,7 +54,7 @@ async fn a_subscriber_gets_what_is_published_after_its_welcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_comes_back_gets_exactly_what_it_missed() {
+async fn resuming_client_gets_exactly_the_missed_events() {
     let broker = Broker::in_memory();
     let first = broker.publish("a", Event::message("1")).await.unwrap();
     broker.publish("a", Event::message("2")).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_client_that_comes_back_gets_exactly_what_it_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_whose_place_was_dropped_is_told() {
+async fn client_at_an_evicted_position_gets_a_gap() {
     let broker = Broker::builder()
         .history(History::default().events(2))
         .in_memory();
@@ -88,7 +88,7 @@ async fn a_client_whose_place_was_dropped_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscriber_that_falls_off_its_ring_is_told_how_many_it_missed() {
+async fn lagging_subscriber_gets_a_gap_with_the_missed_count() {
     let broker = Broker::builder()
         .history(History::default().events(2))
         .in_memory();

@@ -421,7 +421,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn every_reader_gets_everything_once_and_in_order_or_is_told(
+    fn readers_get_each_event_once_in_order_or_a_gap(
         steps in prop::collection::vec(step(), 1..60)
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -120,7 +120,7 @@ async fn next(events: &mut EventReader, count: usize) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_published_on_one_node_is_delivered_on_another() {
+async fn event_published_on_one_node_reaches_another() {
     let log = Memory::new();
     let (here, there) = (Broker::new(log.clone()), Broker::new(log));
     let (sse, mut events) = connect(None).await;
@@ -135,7 +135,7 @@ async fn what_is_published_on_one_node_is_delivered_on_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_moves_between_nodes_and_misses_nothing() {
+async fn client_resumes_on_another_node_without_loss() {
     let log = Memory::new();
     let nodes = [Broker::new(log.clone()), Broker::new(log.clone())];
     let mut place = publish(&nodes[0], "0").await;
@@ -156,7 +156,7 @@ async fn a_client_moves_between_nodes_and_misses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_is_ahead_of_its_node_waits_for_it() {
+async fn client_ahead_of_lagging_node_waits_for_catch_up() {
     let log = Memory::new();
     let remote = Remote::new(&log);
     let (ahead, behind) = (Broker::new(log), Broker::new(remote.clone()));
@@ -177,7 +177,7 @@ async fn a_client_that_is_ahead_of_its_node_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_log_is_unread_streams_open_and_their_outcomes_follow() {
+async fn streams_open_before_the_log_is_read() {
     let log = Memory::new();
     let other = Broker::new(log.clone());
     let place = publish(&other, "1").await;
@@ -221,7 +221,7 @@ async fn while_the_log_is_unread_streams_open_and_their_outcomes_follow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pending_subscription_that_is_live_already_goes_on_by_itself() {
+async fn live_pending_subscription_resumes_once_log_is_read() {
     let log = Memory::new();
     let place = publish(&Broker::new(log.clone()), "1").await;
     let remote = Remote::new(&log);
@@ -237,7 +237,7 @@ async fn a_pending_subscription_that_is_live_already_goes_on_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pending_subscription_that_is_live_already_is_given_its_place() {
+async fn live_pending_subscription_gets_its_position() {
     let remote = Remote::new(&Memory::new());
     remote.set_answers(false);
     let broker = Broker::new(remote.clone());
@@ -250,7 +250,7 @@ async fn a_pending_subscription_that_is_live_already_is_given_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_was_out_of_reach_comes_back_without_gap_or_duplicate() {
+async fn log_outage_causes_no_gap_and_no_duplicate() {
     let log = Memory::new();
     let remote = Remote::new(&log);
     let broker = Broker::new(remote.clone());
@@ -277,7 +277,7 @@ async fn a_log_that_was_out_of_reach_comes_back_without_gap_or_duplicate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_is_another_one_is_told_to_all_who_are_live() {
+async fn replaced_log_gives_every_live_subscriber_a_gap() {
     let remote = Remote::new(&Memory::new());
     let broker = Broker::new(remote.clone());
     let (sse, mut events) = connect(None).await;
@@ -309,7 +309,7 @@ async fn a_log_that_is_another_one_is_told_to_all_who_are_live() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_append_that_takes_long_holds_up_nobody_elses_events() {
+async fn slow_append_does_not_delay_events_of_others() {
     let log = Memory::new();
     let remote = Remote::new(&log);
     let broker = Broker::new(remote.clone());

@@ -108,7 +108,7 @@ fn gap(reason: &str, missed: &str) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lines_that_are_no_event_do_not_reach_the_wire_and_are_told_in_their_place() {
+async fn invalid_lines_are_replaced_by_a_gap() {
     let (broker, _script, _openings, reads) = broker().await;
     let (_a, mut a) = subscribed(&broker, "a").await;
     let (_b, mut b) = subscribed(&broker, "b").await;
@@ -151,7 +151,7 @@ async fn lines_that_are_no_event_do_not_reach_the_wire_and_are_told_in_their_pla
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_cannot_be_understood_is_told_to_its_topics_clients_and_no_others() {
+async fn unreadable_record_is_a_gap_for_its_topic_only() {
     let (broker, _script, _openings, reads) = broker().await;
     let (_a, mut a) = subscribed(&broker, "a").await;
     let (_b, mut b) = subscribed(&broker, "b").await;
@@ -183,7 +183,7 @@ async fn a_record_that_cannot_be_understood_is_told_to_its_topics_clients_and_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_of_nobody_knows_which_topic_is_told_to_all() {
+async fn unreadable_record_without_topic_is_a_gap_for_all() {
     let (broker, _script, _openings, reads) = broker().await;
     let (_a, mut a) = subscribed(&broker, "a").await;
     reads.send(record(1, "a", b"data: x\n")).await.unwrap();
@@ -213,7 +213,7 @@ async fn three_records(reads: &Reads, events: &mut EventReader) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_was_rewritten_is_told_and_not_given_again_to_those_who_are_live() {
+async fn rewritten_log_is_a_gap_and_is_not_replayed_to_live() {
     let (broker, script, mut openings, reads) = broker().await;
     let (_a, mut a) = subscribed(&broker, "a").await;
     three_records(&reads, &mut a).await;
@@ -259,7 +259,7 @@ async fn a_log_that_was_rewritten_is_told_and_not_given_again_to_those_who_are_l
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_of_another_log_than_was_opened_makes_the_broker_begin_anew() {
+async fn record_of_another_log_makes_the_broker_reopen_it() {
     let (broker, script, mut openings, reads) = broker().await;
     let (_a, mut a) = subscribed(&broker, "a").await;
     three_records(&reads, &mut a).await;
@@ -303,7 +303,7 @@ impl Backplane for TakenOver {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_head_that_has_to_be_reached_is_that_of_the_log_which_is_read() {
+async fn start_waits_for_the_head_of_the_log_being_read() {
     let (opened, mut openings) = mpsc::channel(10);
     let head = Arc::new(Mutex::new(Position::new(EPOCH, 10, 10)));
     let broker = Broker::new(TakenOver(Script { head, opened }));
@@ -342,7 +342,7 @@ impl Backplane for Replaced {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_comes_back_as_another_one_is_read_at_once() {
+async fn replaced_log_is_reopened_without_delay_once() {
     let (opened, _openings) = mpsc::channel(10);
     let (asked, mut times) = mpsc::channel(10);
     let head = Arc::new(Mutex::new(Position::new(EPOCH, 0, 0)));

@@ -122,7 +122,7 @@ async fn next(events: &mut EventReader, count: usize) -> Vec<(String, String)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_saw_what_was_forgotten_are_told_on_whichever_node_they_come_back() {
+async fn client_of_forgotten_records_gets_a_gap_on_any_node() {
     let log = Forgetful::default();
     let broker = Broker::new(log.clone());
     let (sse, mut events) = connect(None).await;
@@ -156,7 +156,7 @@ async fn clients_that_saw_what_was_forgotten_are_told_on_whichever_node_they_com
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_live_connection_gets_the_ids_of_the_log_as_it_is_now() {
+async fn live_connection_gets_ids_of_the_rewritten_log() {
     let log = Forgetful::default();
     let broker = Broker::new(log.clone());
     let start = publish(&broker, "b", "1").await;

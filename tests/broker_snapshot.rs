@@ -80,7 +80,7 @@ fn event(
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_welcome_carries_the_place_where_nothing_was_sent_before() {
+async fn welcome_carries_the_position_if_nothing_was_sent() {
     let broker = Broker::in_memory();
     publish(&broker, "a", "1").await;
     let to = broker.clone();
@@ -97,7 +97,7 @@ async fn the_welcome_carries_the_place_where_nothing_was_sent_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_precedes_the_place_and_what_was_published_meanwhile() {
+async fn snapshot_precedes_position_and_concurrent_events() {
     let broker = Broker::in_memory();
     publish(&broker, "a", "1").await;
     let to = broker.clone();
@@ -131,7 +131,7 @@ async fn a_snapshot_precedes_the_place_and_what_was_published_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exact_resume_is_welcomed_with_the_clients_own_place_whatever_is_sent() {
+async fn welcome_of_exact_resume_repeats_the_client_position() {
     let broker = Broker::in_memory();
     let place = publish(&broker, "a", "1").await.to_string();
     publish(&broker, "a", "2").await;
@@ -155,7 +155,7 @@ async fn an_exact_resume_is_welcomed_with_the_clients_own_place_whatever_is_sent
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gap_is_told_before_the_client_is_given_another_place() {
+async fn gap_is_sent_before_the_new_position() {
     let builder = Broker::builder().history(History::default().events(1));
     let broker = builder.in_memory();
     let place = publish(&broker, "a", "1").await.to_string();
@@ -177,7 +177,7 @@ async fn a_gap_is_told_before_the_client_is_given_another_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_cut_before_its_place_is_fresh_again_and_one_cut_after_it_resumes() {
+async fn client_resumes_only_after_receiving_its_position() {
     let broker = Broker::in_memory();
     publish(&broker, "a", "1").await;
     let mut id = String::new();
@@ -206,7 +206,7 @@ async fn a_client_cut_before_its_place_is_fresh_again_and_one_cut_after_it_resum
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resume_that_is_dropped_lets_events_flow_once_the_handler_has_answered() {
+async fn dropped_subscription_starts_after_the_response() {
     let broker = Broker::in_memory();
     let to = broker.clone();
     let mut events = answered(layer(), None, move |sse| {
@@ -229,7 +229,7 @@ async fn a_resume_that_is_dropped_lets_events_flow_once_the_handler_has_answered
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resume_that_outlives_the_answer_holds_events_back_until_it_is_let_go() {
+async fn subscription_kept_after_the_response_delays_events() {
     for goes_live in [true, false] {
         let broker = Broker::in_memory();
         let (sse, mut events) = connection_of(&layer(), request(None)).await;
@@ -258,7 +258,7 @@ async fn a_resume_that_outlives_the_answer_holds_events_back_until_it_is_let_go(
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_welcome_the_place_comes_as_an_event_of_its_own() {
+async fn without_welcome_the_position_is_its_own_event() {
     let broker = Broker::in_memory();
     let to = broker.clone();
     let mut events = answered(layer().without_welcome(), None, move |sse| {
@@ -272,7 +272,7 @@ async fn without_a_welcome_the_place_comes_as_an_event_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_custom_welcome_carries_the_place_if_it_can() {
+async fn custom_welcome_carries_the_position_if_it_has_data() {
     type Welcome = fn(&SseConnection) -> Event;
     let welcomes: [(Welcome, _); 2] = [
         (
@@ -297,7 +297,7 @@ async fn a_custom_welcome_carries_the_place_if_it_can() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_place_can_come_in_the_address() {
+async fn last_event_id_is_read_from_the_query() {
     let broker = Broker::in_memory();
     let place = publish(&broker, "a", "1").await;
     publish(&broker, "a", "2").await;
@@ -314,7 +314,7 @@ async fn the_place_can_come_in_the_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_that_the_server_names_does_not_take_the_clients_own_back() {
+async fn server_position_does_not_replace_the_client_position() {
     for is_client_first in [true, false] {
         for sends_between in [true, false] {
             let broker = Broker::in_memory();

@@ -87,7 +87,7 @@ async fn read_all(broker: Broker, stay: usize, ready: Arc<Barrier>) -> Vec<(u64,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_reader_sees_what_four_threads_publish_once_and_in_order() {
+async fn readers_get_events_of_four_threads_once_in_order() {
     let broker = Broker::in_memory();
     // Those that stay, and those that come and go, each at a rhythm of its own.
     let stays = [usize::MAX, usize::MAX, 5, 7, 31, 150];
@@ -136,7 +136,7 @@ async fn every_reader_sees_what_four_threads_publish_once_and_in_order() {
 
 /// One event at a time, so that nothing later makes good for a body that was not woken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_body_that_goes_to_sleep_is_woken_for_each_event() {
+async fn sleeping_body_is_woken_for_each_event() {
     let rounds = tokio::spawn(async {
         let broker = Broker::in_memory();
         let (sse, mut events) = connect("").await;
@@ -185,7 +185,7 @@ async fn next_message(events: &mut EventReader) -> String {
 }
 
 #[test]
-fn an_event_that_is_published_outside_any_runtime_reaches_subscribers() {
+fn event_published_outside_a_runtime_is_delivered() {
     // Subscribed in a runtime, whose task then wakes; and outside, where nobody has a task.
     for is_subscribed_inside in [true, false] {
         let runtime = new_runtime();
@@ -221,7 +221,7 @@ fn an_event_that_is_published_outside_any_runtime_reaches_subscribers() {
 }
 
 #[test]
-fn a_broker_outlives_the_runtime_that_it_was_first_used_in() {
+fn broker_outlives_its_first_runtime() {
     let broker = Broker::in_memory();
     let place = new_runtime().block_on(async {
         let (sse, _events) = connect("").await;
@@ -239,7 +239,7 @@ fn a_broker_outlives_the_runtime_that_it_was_first_used_in() {
 }
 
 #[test]
-fn an_event_that_is_published_while_the_brokers_runtime_ends_wakes_the_others() {
+fn event_published_during_runtime_shutdown_is_delivered() {
     let reading = new_runtime();
     for _ in 0..200 {
         let broker = Broker::in_memory();
@@ -267,7 +267,7 @@ fn an_event_that_is_published_while_the_brokers_runtime_ends_wakes_the_others() 
 }
 
 #[tokio::test]
-async fn subscribers_go_on_when_the_last_handle_of_their_broker_is_dropped() {
+async fn subscribers_outlive_the_last_broker_handle() {
     let log = Memory::new();
     let broker = Broker::new(log.clone());
     let (sse, mut events) = connect("").await;
@@ -296,7 +296,7 @@ impl Backplane for Stalled {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publisher_that_is_stuck_does_not_hold_up_what_others_publish() {
+async fn stuck_publisher_does_not_delay_events_of_others() {
     let log = Memory::new();
     let stuck = Broker::new(Stalled(log.clone()));
     let (sse, mut events) = connect("").await;
@@ -357,7 +357,7 @@ impl Backplane for Full {
 
 /// Who is no task and has used up its turn is woken at once by tokio's streams, again and again.
 #[test]
-fn a_publisher_that_is_no_task_does_not_read_for_ever() {
+fn publisher_outside_a_task_stops_reading() {
     let (done, is_done) = std::sync::mpsc::channel();
     // On a thread of its own, which is left behind if it hangs.
     thread::spawn(move || {

@@ -56,7 +56,7 @@ fn kept(events: usize) -> Broker {
 // ===== quiet topics =====
 
 #[tokio::test(start_paused = true)]
-async fn a_client_of_a_quiet_topic_resumes_exactly_after_a_busy_one_turned_the_window_over() {
+async fn quiet_topic_resumes_after_busy_topic_wraps_the_window() {
     let history = History::default().events(4);
     let broker = Broker::builder().history(history).window(16).in_memory();
     let quiet = publish(&broker, "quiet", "1").await;
@@ -78,7 +78,7 @@ async fn a_client_of_a_quiet_topic_resumes_exactly_after_a_busy_one_turned_the_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sleeping_reader_of_a_quiet_topic_is_woken_for_its_position() {
+async fn sleeping_reader_of_quiet_topic_gets_a_position() {
     let broker = Broker::builder().window(16).in_memory();
     let (sse, mut events) = connect(None).await;
     broker.subscribe(&sse, "quiet").await.unwrap().live();
@@ -94,7 +94,7 @@ async fn a_sleeping_reader_of_a_quiet_topic_is_woken_for_its_position() {
 // ===== topics of a live connection =====
 
 #[tokio::test(start_paused = true)]
-async fn a_live_connection_found_by_its_uuid_gets_a_new_topic_from_now() {
+async fn topic_added_to_a_live_connection_starts_fresh() {
     let layer = SseLayer::any_path();
     let broker = Broker::in_memory();
     let first = publish(&broker, "b", "old").await;
@@ -114,7 +114,7 @@ async fn a_live_connection_found_by_its_uuid_gets_a_new_topic_from_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_replayed_on_a_live_connection_carries_no_ids() {
+async fn events_replayed_on_a_live_connection_carry_no_ids() {
     let broker = Broker::in_memory();
     let start = publish(&broker, "b", "1").await;
     publish(&broker, "b", "2").await;
@@ -139,7 +139,7 @@ async fn what_is_replayed_on_a_live_connection_carries_no_ids() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_replay_a_client_gets_nothing_of_what_was_before() {
+async fn without_replay_only_new_events_are_delivered() {
     let broker = Broker::in_memory();
     let start = publish(&broker, "a", "1").await;
     publish(&broker, "a", "2").await;
@@ -152,7 +152,7 @@ async fn without_replay_a_client_gets_nothing_of_what_was_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_stream_ends_when_neither_a_topic_nor_a_handle_is_left() {
+async fn stream_ends_without_topics_and_handles() {
     let layer = SseLayer::any_path();
     let broker = Broker::in_memory();
     let (sse, mut events) = connection_of(&layer, Request::default()).await;
@@ -171,7 +171,7 @@ async fn the_stream_ends_when_neither_a_topic_nor_a_handle_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn control_events_have_the_names_that_they_were_given() {
+async fn control_events_use_the_configured_names() {
     let broker = Broker::builder()
         .history(History::default().events(1))
         .gap_event(EventType::from_static("lost"))
@@ -188,7 +188,7 @@ async fn control_events_have_the_names_that_they_were_given() {
 // ===== slow readers =====
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_stopped_among_a_hundred_holds_up_nobody_and_is_told_how_much_it_lost() {
+async fn stopped_reader_does_not_delay_others_and_gets_a_gap() {
     let broker = kept(10);
     let mut readers = Vec::new();
     for _ in 0..100 {
@@ -212,7 +212,7 @@ async fn a_reader_that_stopped_among_a_hundred_holds_up_nobody_and_is_told_how_m
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_consumer_can_be_disconnected_also_if_it_does_not_read_at_all() {
+async fn slow_consumer_is_disconnected_even_without_reading() {
     let builder = Broker::builder().history(History::default().events(2));
     let broker = builder.slow_consumer(SlowConsumer::Disconnect).in_memory();
     for reads in [true, false] {
@@ -245,7 +245,7 @@ async fn a_slow_consumer_can_be_disconnected_also_if_it_does_not_read_at_all() {
 // ===== bounds =====
 
 #[tokio::test(start_paused = true)]
-async fn history_is_bounded_in_events_bytes_and_age() {
+async fn history_is_limited_in_events_bytes_and_age() {
     let day = Duration::from_secs(24 * 3600);
     let base = History::default().events(1000).bytes(1 << 20).age(day);
     // The frame of each event has some hundred bytes, and counts with 128 more.
@@ -279,7 +279,7 @@ async fn history_is_bounded_in_events_bytes_and_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_whole_broker_drops_its_oldest_events_first_whosever_they_are() {
+async fn oldest_events_of_all_topics_are_evicted_first() {
     let broker = Broker::builder().max_bytes(8 * 1024).in_memory();
     let text = "x".repeat(800);
     let before = publish(&broker, "z", "0").await;
@@ -298,7 +298,7 @@ async fn the_whole_broker_drops_its_oldest_events_first_whosever_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn topics_that_are_only_read_take_nothing_from_the_history_of_others() {
+async fn topics_without_events_use_no_history() {
     let broker = Broker::builder().max_bytes(64 * 1024).in_memory();
     let (sse, _events) = connect(None).await;
     let names: Vec<_> = (0..1000).map(|user| format!("user:{user}")).collect();
@@ -311,7 +311,7 @@ async fn topics_that_are_only_read_take_nothing_from_the_history_of_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn topics_that_were_used_once_are_forgotten_with_their_history() {
+async fn topics_are_removed_once_their_history_expires() {
     let history = History::default().age(Duration::from_secs(10));
     let broker = Broker::builder().history(history).in_memory();
     let first = publish(&broker, "first", "1").await;
@@ -335,7 +335,7 @@ async fn topics_that_were_used_once_are_forgotten_with_their_history() {
 // ===== the stream =====
 
 #[tokio::test(start_paused = true)]
-async fn neither_the_outbox_nor_the_topics_starve_and_frames_end_with_events() {
+async fn outbox_and_topics_share_frames_fairly() {
     let broker = Broker::in_memory();
     let (sse, mut events) = connect(None).await;
     broker.subscribe(&sse, "a").await.unwrap().live();
@@ -366,7 +366,7 @@ fn memmem(text: &[u8], needle: &[u8]) -> i32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_comes_only_where_no_event_does() {
+async fn heartbeat_is_sent_only_in_silence() {
     let broker = Broker::in_memory();
     let (sse, events) = connect(None).await;
     let mut events = events.time_limit(Duration::from_secs(60));

@@ -59,7 +59,7 @@ async fn resumes(broker: &Broker) -> Outcome {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_used_up_its_turn_is_read_on() {
+async fn log_reader_continues_after_its_budget_is_used() {
     // A channel of tokio gives so much at a time, and then lets other tasks run first.
     let broker = Broker::new(Full(|| {
         let (sender, receiver) = mpsc::channel(COUNT as usize);
@@ -72,7 +72,7 @@ async fn a_reader_that_has_used_up_its_turn_is_read_on() {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_is_passed_over_without_a_word() {
+async fn foreign_records_are_skipped_without_a_gap() {
     let broker = Broker::new(Full(|| {
         let reads = (1..=COUNT).map(|offset| match offset % 100 {
             0 => Ok(Read::Skipped(position(offset))),
@@ -118,7 +118,7 @@ impl Backplane for Slow {
 }
 
 #[tokio::test]
-async fn whoever_comes_to_a_node_that_starts_from_one_that_has_read_further_waits_for_it() {
+async fn client_ahead_of_starting_node_waits_for_catch_up() {
     let memory = Memory::new();
     let other = Broker::new(memory.clone());
     let publish = async |text: &str| other.publish("a", Event::message(text)).await.unwrap();

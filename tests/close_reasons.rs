@@ -136,7 +136,7 @@ async fn closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_let_go_of_is_closed() {
+async fn stream_without_handles_is_closed() {
     let notes = Notes::default();
     let layer = notes.on(SseLayer::new("/events"));
     let own = notes.own();
@@ -247,7 +247,7 @@ async fn failed() {
 }
 
 #[test]
-fn the_names_stay_as_they_are() {
+fn reason_names_are_stable() {
     let stats = SseLayer::new("/events").connections().stats();
     let names: Vec<_> = stats
         .closed_by_reason()

@@ -21,7 +21,7 @@ fn fill(sse: &SseConnection, texts: &[&str]) {
 // ===== finished =====
 
 #[test]
-fn close_sends_what_is_queued_and_ends_the_stream() {
+fn close_sends_queued_events_and_ends_the_stream() {
     let layer = layer();
     let (sse, mut stream) = open(&layer);
     stream.assert_waits();
@@ -40,7 +40,7 @@ fn close_sends_what_is_queued_and_ends_the_stream() {
 
 /// What hyper asks of a body: a direct stream has no need of it.
 #[test]
-fn the_last_frame_says_that_nothing_follows() {
+fn last_frame_sets_end_of_stream() {
     let _bodies = paths::bodies_alone();
     let (sse, mut stream) = open(&layer());
     fill(&sse, &["last"]);
@@ -52,7 +52,7 @@ fn the_last_frame_says_that_nothing_follows() {
 }
 
 #[test]
-fn closed_waits_until_the_last_event_was_taken() {
+fn closed_waits_for_the_last_frame() {
     let (sse, mut stream) = open(&layer());
     fill(&sse, &["last"]);
     sse.close();
@@ -64,7 +64,7 @@ fn closed_waits_until_the_last_event_was_taken() {
 }
 
 #[test]
-fn close_with_sends_a_last_event_for_which_there_is_always_room() {
+fn close_with_sends_its_event_even_if_outbox_is_full() {
     let (sse, mut stream) = open(&layer().outbox(1, 1));
     fill(&sse, &["a"]);
     assert!(sse.try_send(Event::message("no room")).is_err());
@@ -135,7 +135,7 @@ fn a_running_handler_is_polled_on_until_the_queue_is_empty() {
 }
 
 #[test]
-fn a_handler_that_waits_to_send_is_told_of_the_close() {
+fn close_fails_a_waiting_send_of_the_handler() {
     let notes = Notes::default();
     let noted = notes.clone();
     let mut stream = call_sse(&layer().outbox(1, 1), async move |sse| {
@@ -156,7 +156,7 @@ fn a_handler_that_waits_to_send_is_told_of_the_close() {
 }
 
 #[test]
-fn a_finished_handler_leaves_the_stream_to_other_handles() {
+fn stream_outlives_its_handler_while_handles_remain() {
     let (keep, kept) = mpsc::channel();
     let mut stream = call_sse(&layer(), async move |sse| {
         sse.send(Event::message("a")).await.unwrap();
@@ -186,7 +186,7 @@ impl std::fmt::Display for Cause {
 impl Error for Cause {}
 
 #[test]
-fn fail_sends_what_is_queued_and_breaks_the_stream_off() {
+fn fail_sends_queued_events_and_aborts_the_stream() {
     let layer = layer();
     let (sse, mut stream) = open(&layer);
     fill(&sse, &["a", "b"]);
@@ -209,7 +209,7 @@ fn fail_sends_what_is_queued_and_breaks_the_stream_off() {
 }
 
 #[test]
-fn the_server_may_write_what_is_queued_before_it_meets_the_error() {
+fn body_is_pending_between_queued_events_and_error() {
     let (sse, mut stream) = open(&layer());
     fill(&sse, &["a"]);
     sse.fail("broken");
@@ -270,18 +270,18 @@ fn assert_breaks_off(fail: fn() -> Answer, expected: &str) {
 }
 
 #[test]
-fn a_handler_that_returns_an_error_after_the_start_breaks_the_stream_off() {
+fn handler_error_after_start_aborts_the_stream() {
     assert_breaks_off(|| Err(Failure), "returned an error");
 }
 
 #[test]
-fn a_handler_that_answers_anything_but_200_after_the_start_breaks_the_stream_off() {
+fn status_other_than_200_after_start_aborts_the_stream() {
     assert_breaks_off(|| status(500), "answered 500");
     assert_breaks_off(|| status(204), "answered 204");
 }
 
 #[test]
-fn a_handler_that_panics_inside_the_body_breaks_the_stream_off() {
+fn handler_panic_inside_the_body_aborts_the_stream() {
     let (rest, notes) = outcome(async |_| -> Answer<Text> {
         tokio::task::yield_now().await;
         panic!("in the body")
@@ -292,7 +292,7 @@ fn a_handler_that_panics_inside_the_body_breaks_the_stream_off() {
 }
 
 #[test]
-fn an_err_item_of_a_stream_breaks_this_stream_off() {
+fn err_item_in_send_all_aborts_the_stream() {
     let (rest, notes) = outcome(async |sse| {
         let events = [Err(Cause), Ok(Event::message("never taken"))];
         let error = sse.send_all(tokio_stream::iter(events)).await.unwrap_err();
@@ -320,7 +320,7 @@ fn a_handler_that_fails_because_it_was_closed_ends_cleanly() {
 }
 
 #[test]
-fn a_client_that_has_left_is_the_reason_whatever_the_handler_does_then() {
+fn disconnect_stays_the_reason_if_the_handler_fails_later() {
     struct FailsInDrop(SseConnection);
 
     impl Drop for FailsInDrop {

@@ -29,7 +29,7 @@ fn noted(
 }
 
 #[test]
-fn a_response_future_dropped_before_its_first_poll() {
+fn dropped_unpolled_response_future_is_deregistered() {
     let notes = Notes::default();
     let (layer, call) = noted(&notes, async |_| plain());
     assert_eq!(layer.connections().len(), 1);
@@ -39,7 +39,7 @@ fn a_response_future_dropped_before_its_first_poll() {
 }
 
 #[test]
-fn a_response_future_dropped_before_the_answer() {
+fn response_future_dropped_while_pending_is_client_gone() {
     let notes = Notes::default();
     let dropped = notes.on_drop("handler dropped");
     let (layer, mut call) = noted(&notes, async move |_| {
@@ -54,7 +54,7 @@ fn a_response_future_dropped_before_the_answer() {
 }
 
 #[test]
-fn a_response_dropped_before_its_first_poll() {
+fn response_dropped_unpolled_is_client_gone() {
     for starts_first in [false, true] {
         let notes = Notes::default();
         let dropped = notes.on_drop("handler dropped");
@@ -82,7 +82,7 @@ fn a_response_dropped_before_its_first_poll() {
 }
 
 #[test]
-fn a_body_dropped_at_every_poll() {
+fn body_dropped_after_any_poll_runs_hooks_once() {
     // A stream with all that can happen: a welcome, merged and large frames, waits, a handler that
     // finishes, and an end, clean or not.
     fn busy(notes: &Notes, fails: bool) -> (SseLayer, Call) {
@@ -137,7 +137,7 @@ fn a_body_dropped_at_every_poll() {
 }
 
 #[test]
-fn a_body_polled_and_dropped_after_its_end() {
+fn body_may_be_polled_and_dropped_after_its_end() {
     let notes = Notes::default();
     let (layer, call) = noted(&notes, async |sse| {
         sse.start();
@@ -153,7 +153,7 @@ fn a_body_polled_and_dropped_after_its_end() {
 }
 
 #[test]
-fn a_handler_that_panics_before_the_start() {
+fn handler_panic_before_start_is_a_failure() {
     let notes = Notes::default();
     let layer = notes.on(SseLayer::new("/events"));
     let (hook, dropped) = (notes.own(), notes.on_drop("handler dropped"));
@@ -180,7 +180,7 @@ fn a_handler_that_panics_before_the_start() {
 }
 
 #[test]
-fn an_inner_service_that_panics_when_it_is_called() {
+fn inner_service_panic_in_call_is_a_failure() {
     let notes = Notes::default();
     let layer = notes.on(SseLayer::new("/events"));
     let hook = notes.own();
@@ -197,7 +197,7 @@ fn an_inner_service_that_panics_when_it_is_called() {
 }
 
 #[test]
-fn an_inner_service_that_fails_before_the_start() {
+fn inner_service_error_before_start_is_a_failure() {
     let notes = Notes::default();
     let (layer, mut call) = noted(&notes, async |sse| {
         std::mem::forget(sse);
@@ -211,7 +211,7 @@ fn an_inner_service_that_fails_before_the_start() {
 // ===== hooks =====
 
 #[test]
-fn closed_resolves_for_everyone_who_waits() {
+fn closed_resolves_for_every_waiter() {
     let (sse, stream) = open(&SseLayer::new("/events"));
     let mut waiting: Vec<_> = (0..3)
         .map(|_| tokio_test::task::spawn(sse.closed()))
@@ -241,7 +241,7 @@ fn a_hook_added_after_the_end_runs_at_once() {
 }
 
 #[test]
-fn hooks_run_after_the_connection_has_left_the_registry_and_before_closed_resolves() {
+fn hooks_run_between_deregistration_and_closed() {
     let layer = SseLayer::new("/events");
     let (keep, kept) = mpsc::channel();
     let connections = layer.connections().clone();
@@ -258,7 +258,7 @@ fn hooks_run_after_the_connection_has_left_the_registry_and_before_closed_resolv
 }
 
 #[test]
-fn a_hook_that_panics_hurts_nobody_else() {
+fn panicking_hook_does_not_affect_other_hooks() {
     let notes = Notes::default();
     let close = notes.clone();
     let layer = SseLayer::new("/events")
@@ -296,7 +296,7 @@ fn a_hook_that_panics_while_a_panic_unwinds_does_not_abort() {
 }
 
 #[test]
-fn on_open_comes_before_the_first_event_goes_out() {
+fn on_open_runs_before_the_first_event_is_sent() {
     let layer = SseLayer::new("/events").on_open(|sse| {
         assert!(!sse.is_closed());
         sse.try_send(Event::message("from the hook")).unwrap();

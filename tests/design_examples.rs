@@ -79,7 +79,7 @@ async fn the_clock_ticks_until_it_is_closed() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_registry_serves_several_layers_and_each_has_its_heartbeat() -> TestResult {
+async fn layers_sharing_a_registry_keep_their_own_heartbeats() -> TestResult {
     async fn wait(sse: SseConnection) {
         sse.start();
         sse.closed().await;
@@ -132,7 +132,7 @@ async fn a_path_pattern_captures_and_more_paths_can_be_added() -> TestResult {
 }
 
 #[tokio::test]
-async fn any_path_is_for_a_method_router() -> TestResult {
+async fn any_path_layer_wraps_a_method_router() -> TestResult {
     async fn hello(sse: SseConnection) -> Result<(), tower_sse::Error> {
         sse.send(Event::message("hello")).await?;
         Ok(())
@@ -154,7 +154,7 @@ async fn any_path_is_for_a_method_router() -> TestResult {
 }
 
 #[tokio::test]
-async fn accept_answers_in_place_of_the_inner_service() -> TestResult {
+async fn accept_replaces_the_inner_service() -> TestResult {
     let inner = service_fn(async |_: Request<Full<Bytes>>| {
         Ok::<_, Infallible>(Response::new(Full::from("the inner service")))
     });
@@ -260,7 +260,7 @@ async fn a_users_streams_are_found_by_the_value_inserted_and_closed() -> TestRes
 }
 
 #[tokio::test]
-async fn send_all_sends_a_stream_and_its_error_breaks_ours_off() -> TestResult {
+async fn send_all_error_aborts_the_stream() -> TestResult {
     let (sse, mut events) = paths::connection().await;
     let items = ["one", "two"].map(|text| Ok::<_, Infallible>(Event::message(text)));
     sse.send_all(tokio_stream::iter(items)).await?;
@@ -282,7 +282,7 @@ async fn send_all_sends_a_stream_and_its_error_breaks_ours_off() -> TestResult {
 }
 
 #[test]
-fn events_are_made_as_the_design_shows() -> TestResult {
+fn events_are_built_as_in_the_design() -> TestResult {
     const PLACED: EventType<'static> = EventType::from_static("placed");
     const FIRST: EventId<'static> = EventId::from_static("1");
     let at_run_time = String::from("placed");

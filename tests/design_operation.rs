@@ -41,7 +41,7 @@ async fn first(app: &Router, path: &str) -> Result<(EventReader, String), Box<dy
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_knows_the_user_limits_the_streams_of_each() -> TestResult {
+async fn handler_limits_the_streams_of_each_user() -> TestResult {
     async fn events(
         Extension(user): Extension<UserId>,
         Extension(broker): Extension<Broker>,
@@ -82,7 +82,7 @@ async fn a_handler_that_knows_the_user_limits_the_streams_of_each() -> TestResul
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_per_key_of_the_request_needs_no_handler() -> TestResult {
+async fn key_limit_from_the_request_needs_no_handler() -> TestResult {
     let layer = SseLayer::new("/events")
         .max_connections(3)
         .max_connections_per(1, |request| request.extensions.get::<UserId>().cloned())
@@ -145,7 +145,7 @@ async fn forever(sse: SseConnection) -> Result<(), tower_sse::Error> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_lets_handlers_finish_and_cuts_those_that_do_not() -> TestResult {
+async fn drain_waits_for_handlers_and_aborts_at_its_deadline() -> TestResult {
     let connections = Connections::new();
     let layer = SseLayer::new("/count").path("/forever");
     let app = Router::new()
@@ -211,7 +211,7 @@ async fn an_applications_own_stream_is_adopted_and_drained() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_get_is_refused_with_a_status() -> TestResult {
+async fn non_get_request_is_refused_with_a_status() -> TestResult {
     async fn complete(sse: SseConnection, Json(_): Json<String>) -> Result<(), tower_sse::Error> {
         sse.send(Event::message("[DONE]")).await?;
         Ok(())

@@ -33,7 +33,7 @@ fn assert_drained(drained: Drained, ended: usize, cut: usize) {
 // ===== running handlers =====
 
 #[tokio::test(start_paused = true)]
-async fn a_running_handler_is_told_and_its_stream_ends_cleanly_when_it_has_finished() {
+async fn running_handler_is_notified_and_ends_cleanly() {
     let connections = Connections::new();
     let layer = handled(&bare(&connections), async |sse: SseConnection| {
         sse.send(text("working")).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_running_handler_is_told_and_its_stream_ends_cleanly_when_it_has_finis
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_does_not_finish_is_cut_at_its_deadline_behind_what_is_queued() {
+async fn unfinished_handler_is_aborted_at_the_deadline() {
     let connections = Connections::new();
     let (closed, mut reasons) = mpsc::channel(1);
     let layer = bare(&connections).on_close(move |_, reason| closed.try_send(reason).unwrap());
@@ -84,7 +84,7 @@ async fn a_handler_that_does_not_finish_is_cut_at_its_deadline_behind_what_is_qu
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_cuts_are_spread_as_the_ends_are() {
+async fn aborts_are_spread_over_the_drain() {
     let connections = Connections::new();
     let layer = handled(&bare(&connections), async |sse: SseConnection| {
         sse.start();
@@ -116,7 +116,7 @@ async fn completion(layer: &SseLayer) -> EventReader {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_completion_that_is_cut_ends_as_an_error_and_one_that_finishes_cleanly() {
+async fn drain_aborts_only_unfinished_completions() {
     let connections = Connections::new();
     let layer = SseLayer::completions("/chat").registry(&connections);
     let of = |words: u64| {
@@ -173,7 +173,7 @@ async fn late(time: u64, status: StatusCode) -> (Reading, StatusCode, Drained, C
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_answers_in_the_drain_gets_a_stream_that_ends_at_once() {
+async fn response_during_a_drain_is_a_stream_ending_at_once() {
     let (reading, status, drained, connections) = late(3, StatusCode::OK).await;
     assert_eq!(status, StatusCode::OK);
     reading.assert_clean();
@@ -184,7 +184,7 @@ async fn a_handler_that_answers_in_the_drain_gets_a_stream_that_ends_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_declines_in_the_drain_is_left_to_do_so() {
+async fn handler_may_decline_during_a_drain() {
     let (_, status, drained, connections) = late(3, StatusCode::UNAUTHORIZED).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     assert_drained(drained, 1, 0);
@@ -192,7 +192,7 @@ async fn a_handler_that_declines_in_the_drain_is_left_to_do_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_outlasts_the_drain_gets_a_stream_that_ends_at_once() {
+async fn response_after_the_drain_is_a_stream_ending_at_once() {
     let began = Instant::now();
     let (reading, status, drained, connections) = late(60, StatusCode::OK).await;
     assert!(began.elapsed() >= seconds(60));
@@ -204,7 +204,7 @@ async fn a_handler_that_outlasts_the_drain_gets_a_stream_that_ends_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_has_not_answered_is_told_at_its_time_and_again_at_its_deadline() {
+async fn handler_before_response_is_notified_of_end_and_close() {
     let connections = Connections::new();
     let (told, mut hears) = mpsc::channel(2);
     let layer = handled(&bare(&connections), move |sse: SseConnection| {
@@ -228,7 +228,7 @@ async fn a_handler_that_has_not_answered_is_told_at_its_time_and_again_at_its_de
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_does_not_wait_for_ever_for_a_handler_that_never_answers() {
+async fn drain_completes_without_a_handler_that_never_responds() {
     let connections = Connections::new();
     let layer = handled(&bare(&connections), async |_| pending().await);
     let answered = tokio::spawn(async move { answer(&layer, request()).await });
@@ -243,7 +243,7 @@ async fn a_drain_does_not_wait_for_ever_for_a_handler_that_never_answers() {
 // ===== clients that take nothing =====
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_are_not_taken_are_cut_at_the_deadline() {
+async fn unread_streams_are_aborted_at_the_deadline() {
     let connections = Connections::new();
     let layer = bare(&connections).without_stall_timeout();
     let (idle, mut first) = connect(&layer).await;
@@ -275,7 +275,7 @@ async fn streams_that_are_not_taken_are_cut_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_whose_client_takes_nothing_is_cut_with_it() {
+async fn handler_of_an_unread_stream_is_aborted_with_it() {
     let connections = Connections::new();
     let layer = bare(&connections).without_stall_timeout().outbox(1, 1);
     let layer = handled(&layer, async |sse: SseConnection| {
@@ -293,7 +293,7 @@ async fn a_handler_whose_client_takes_nothing_is_cut_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_became_of_each_stream_is_counted() {
+async fn outcome_of_each_stream_is_counted() {
     let connections = Connections::new();
     let layer = bare(&connections).without_stall_timeout();
     let (mut handles, mut readers, mut bodies) = (Vec::new(), Vec::new(), Vec::new());

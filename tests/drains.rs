@@ -22,7 +22,7 @@ async fn readings(readers: Vec<tokio::task::JoinHandle<Reading>>) -> Vec<Reading
 // ===== streams whose handler has answered =====
 
 #[tokio::test(start_paused = true)]
-async fn each_stream_ends_cleanly_at_its_own_time_with_a_time_to_come_back() {
+async fn streams_end_cleanly_spread_out_with_a_retry_delay() {
     let connections = Connections::new();
     let layer = bare(&connections);
     let (mut handles, mut readers) = (Vec::new(), Vec::new());
@@ -68,7 +68,7 @@ async fn each_stream_ends_cleanly_at_its_own_time_with_a_time_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_event_has_the_name_that_the_layer_gives_it_and_no_event_is_sent_without_one() {
+async fn reconnect_event_can_be_renamed_or_disabled() {
     let connections = Connections::new();
     let named = bare(&connections).reconnect_event(EventType::from_static("moved"));
     let unnamed = bare(&connections).without_reconnect_event();
@@ -107,7 +107,7 @@ async fn the_last_event_of_a_numbered_stream_has_the_next_number() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_closed_at_its_end_carries_the_time_on_its_own_last_event() {
+async fn close_with_event_carries_the_retry_delay_of_the_drain() {
     let connections = Connections::new();
     let layer = handled(&bare(&connections), async |sse: SseConnection| {
         sse.start();
@@ -126,7 +126,7 @@ async fn a_stream_that_is_closed_at_its_end_carries_the_time_on_its_own_last_eve
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_of_topics_miss_nothing_and_get_nothing_behind_the_last_event() {
+async fn drained_subscribers_resume_without_loss() {
     let connections = Connections::new();
     let broker = Broker::in_memory();
     let publisher = tokio::spawn({
@@ -187,7 +187,7 @@ async fn clients_of_topics_miss_nothing_and_get_nothing_behind_the_last_event() 
 // ===== what comes while it drains =====
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_drains_takes_no_streams_and_says_so() {
+async fn draining_registry_refuses_new_streams() {
     let connections = Connections::new();
     let layer = bare(&connections);
     let (sse, events) = connect(&layer).await;
@@ -218,7 +218,7 @@ async fn an_empty_registry_is_drained_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_goes_on_when_its_future_is_dropped() {
+async fn drain_continues_after_its_future_is_dropped() {
     let connections = Connections::new();
     let (_sse, events) = connect(&bare(&connections)).await;
     let reading = tokio::spawn(read(events));
@@ -234,7 +234,7 @@ async fn a_drain_goes_on_when_its_future_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_drains_the_earlier_time_counts() {
+async fn earlier_end_of_two_drains_wins() {
     for slow_is_first in [true, false] {
         let connections = Connections::new();
         let mut readers = Vec::new();
@@ -264,7 +264,7 @@ async fn of_two_drains_the_earlier_time_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_drains_the_earlier_deadline_counts() {
+async fn earlier_deadline_of_two_drains_wins() {
     for short_is_first in [true, false] {
         let connections = Connections::new();
         let layer = handled(&bare(&connections), async |sse: SseConnection| {
@@ -293,7 +293,7 @@ async fn of_two_drains_the_earlier_deadline_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_that_ends_in_a_drain_keeps_to_the_drains_deadline() {
+async fn lifetime_ending_in_a_drain_keeps_the_drain_deadline() {
     let connections = Connections::new();
     let layer = handled(
         &bare(&connections).grace(seconds(1_000)),
@@ -316,7 +316,7 @@ async fn a_life_that_ends_in_a_drain_keeps_to_the_drains_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_before_the_last_end_is_that_end() {
+async fn deadline_before_the_last_end_is_raised_to_it() {
     let connections = Connections::new();
     let layer = handled(&bare(&connections), async |sse: SseConnection| {
         sse.start();

@@ -28,7 +28,7 @@ fn a_text_is_split_at_cr_lf_and_crlf_each_one_break() {
 }
 
 #[test]
-fn a_break_at_an_end_counts() {
+fn leading_and_trailing_line_breaks_are_kept() {
     for (text, arrives_as) in [
         ("a\n", "a\n"),
         ("a\r", "a\n"),
@@ -54,7 +54,7 @@ fn nothing_but_cr_and_lf_is_a_break() {
 }
 
 #[test]
-fn a_text_arrives_as_it_was_given() {
+fn text_round_trips() {
     for text in ONE_LINE {
         assert_eq!(arrived(Event::message(text)), received("message", text, ""));
 
@@ -72,7 +72,7 @@ fn an_empty_text_is_a_bare_data_line_and_arrives() {
 }
 
 #[test]
-fn a_text_cannot_pose_as_other_fields() {
+fn text_cannot_forge_other_fields() {
     let text = "\n\nevent: forged\nid: 1\nretry: 1\ndata: forged\n\n: comment\n\n";
     assert_eq!(arrived(Event::message(text)), received("message", text, ""));
 }
@@ -97,7 +97,7 @@ fn a_value_is_one_line_of_compact_json() {
 }
 
 #[test]
-fn a_value_larger_than_the_first_guess_arrives() {
+fn value_larger_than_the_initial_buffer_arrives() {
     for size in [100, 120, 1_000, 100_000] {
         let value = "x".repeat(size);
         let event = Event::json("large", &value).unwrap().id("7").unwrap();
@@ -123,7 +123,7 @@ fn raw_json_with_line_breaks_arrives_as_the_same_value() {
 }
 
 #[test]
-fn a_value_that_is_no_json_is_an_error_with_its_cause() {
+fn unserializable_value_is_an_error_with_its_cause() {
     struct Failing;
 
     impl Serialize for Failing {
@@ -193,7 +193,7 @@ fn a_million_lines_arrive() {
 }
 
 #[test]
-fn breaks_arrive_wherever_they_stand_in_a_large_text() {
+fn line_breaks_arrive_at_any_offset_of_a_large_text() {
     const KIB: usize = 1024;
     for at in [1, 4 * KIB, 8 * KIB, 16 * KIB, 24 * KIB, 32 * KIB] {
         for at in at - 1..at + 2 {

@@ -70,7 +70,7 @@ fn a_byte_order_mark_elsewhere_is_a_character() {
 }
 
 #[test]
-fn a_part_of_a_byte_order_mark_is_none() {
+fn partial_byte_order_mark_is_not_skipped() {
     assert_eq!(found(b"\xef\xbbdata: a\n\ndata: b\n\n"), [message("b")]);
 }
 
@@ -97,7 +97,7 @@ fn lines_end_at_lf_cr_and_crlf() {
 }
 
 #[test]
-fn a_cr_that_ends_a_piece_ends_its_line_at_once() {
+fn cr_at_the_end_of_a_chunk_ends_its_line_at_once() {
     let mut decoder = Decoder::new();
     decoder.feed(b"data: a\r\r").unwrap();
     assert_eq!(decoder.next(), Some(message("a")));
@@ -113,7 +113,7 @@ fn nothing_but_cr_and_lf_ends_a_line() {
 }
 
 #[test]
-fn an_event_that_no_blank_line_ends_is_dropped_with_its_id() {
+fn event_without_final_blank_line_is_dropped_with_its_id() {
     for stream in ["data: a", "data: a\n", "data: a\r", "id: 1\ndata: a\r\n"] {
         assert_eq!(decode(stream), (vec![], String::new()), "{stream:?}");
     }
@@ -127,7 +127,7 @@ fn an_event_that_no_blank_line_ends_is_dropped_with_its_id() {
 // ===== fields =====
 
 #[test]
-fn one_space_after_the_colon_is_taken_off() {
+fn one_space_after_the_colon_is_removed() {
     assert_eq!(found("data:a\n\n"), [message("a")]);
     assert_eq!(found("data: a\n\n"), [message("a")]);
     assert_eq!(found("data:  a\n\n"), [message(" a")]);
@@ -136,7 +136,7 @@ fn one_space_after_the_colon_is_taken_off() {
 }
 
 #[test]
-fn only_the_first_colon_parts_name_and_value() {
+fn only_the_first_colon_separates_name_and_value() {
     assert_eq!(found("data: a: b\n\n"), [message("a: b")]);
     assert_eq!(found("data::\n\n"), [message(":")]);
 }
@@ -151,7 +151,7 @@ fn a_line_without_a_colon_is_a_field_with_an_empty_value() {
 }
 
 #[test]
-fn unknown_fields_are_ignored_and_names_are_matched_to_the_letter() {
+fn unknown_fields_are_ignored_and_names_match_exactly() {
     let stream = "Data: a\nDATA: a\n data: a\ndata : a\ndat: a\ndatas: a\n\u{2028}data: a\nfoo\n\n";
     assert_eq!(found(stream), []);
     assert_eq!(found("foo: a\ndata: b\nbar\n\n"), [message("b")]);
@@ -171,7 +171,7 @@ fn empty_data_is_dispatched_and_no_data_is_not() {
 }
 
 #[test]
-fn the_type_is_forgotten_after_each_block() {
+fn event_type_is_reset_after_each_block() {
     assert_eq!(
         found("event: a\ndata: 1\n\ndata: 2\n\n"),
         [event("a", "1", ""), message("2")]
@@ -220,7 +220,7 @@ fn an_id_with_a_nul_is_ignored() {
 }
 
 #[test]
-fn an_id_without_data_moves_the_place_and_dispatches_nothing() {
+fn id_without_data_updates_last_event_id_without_event() {
     assert_eq!(decode("id: 7\n\n"), (vec![], "7".into()));
     assert_eq!(found("id: 7\n\ndata: a\n\n"), [event("message", "a", "7")]);
 }
@@ -228,7 +228,7 @@ fn an_id_without_data_moves_the_place_and_dispatches_nothing() {
 // ===== retry =====
 
 #[test]
-fn retry_is_ascii_digits_alone() {
+fn retry_accepts_only_ascii_digits() {
     for (value, millis) in [("0", 0), ("3000", 3000), ("0007", 7)] {
         let time = Decoded::Retry(Duration::from_millis(millis));
         assert_eq!(found(format!("retry: {value}\n")), [time], "{value:?}");
@@ -241,7 +241,7 @@ fn retry_is_ascii_digits_alone() {
 }
 
 #[test]
-fn a_retry_beyond_all_numbers_is_the_longest_time() {
+fn retry_overflow_saturates() {
     let longest = Decoded::Retry(Duration::from_millis(u64::MAX));
     for value in ["18446744073709551615", "18446744073709551616"] {
         assert_eq!(
@@ -253,7 +253,7 @@ fn a_retry_beyond_all_numbers_is_the_longest_time() {
 }
 
 #[test]
-fn a_retry_counts_without_an_event_around_it() {
+fn retry_applies_without_an_event() {
     let time = Decoded::Retry(Duration::from_millis(5));
     assert_eq!(found("retry: 5\n\n"), slice::from_ref(&time));
     assert_eq!(found("data: a\nretry: 5\n\n"), [time, message("a")]);
@@ -262,7 +262,7 @@ fn a_retry_counts_without_an_event_around_it() {
 // ===== comments =====
 
 #[test]
-fn comments_come_line_by_line_and_leave_the_event_alone() {
+fn comments_are_decoded_line_by_line_outside_the_event() {
     assert_eq!(
         found(":\n: a\n:b\n:  c\n:d: e\n"),
         [
@@ -300,7 +300,7 @@ fn invalid_utf_8_becomes_replacement_characters() {
 }
 
 #[test]
-fn a_character_may_be_cut_anywhere() {
+fn character_may_be_split_across_chunks() {
     // `decode` cuts it.
     assert_eq!(found("data: é€😀\n\n"), [message("é€😀")]);
 }
@@ -319,7 +319,7 @@ fn taken(limit: usize, pieces: &[&[u8]]) -> Result<Vec<Decoded>, String> {
 }
 
 #[test]
-fn what_is_longer_than_the_limit_is_an_error_wherever_it_is_cut() {
+fn event_over_the_limit_is_an_error_for_any_chunking() {
     for (stream, longest) in [
         ("data: 1234\n\n", 10),
         (": 123456789\n", 11),
@@ -344,14 +344,14 @@ fn what_is_longer_than_the_limit_is_an_error_wherever_it_is_cut() {
 }
 
 #[test]
-fn the_limit_is_for_one_event_not_for_the_stream() {
+fn limit_applies_to_one_event_not_to_the_stream() {
     let stream = "event: a\ndata: 1234\nid: 7\n\n".repeat(1_000);
     let events = taken(12, &[stream.as_bytes()]).unwrap();
     assert_eq!(events.len(), 1_000);
 }
 
 #[test]
-fn what_came_before_an_event_too_long_can_be_taken() {
+fn events_before_an_oversized_event_are_returned() {
     let mut decoder = Decoder::with_limit(10);
     decoder.feed(b"data: a\n\ndata: 12345\n\n").unwrap_err();
     assert_eq!(decoder.next(), Some(message("a")));
@@ -359,7 +359,7 @@ fn what_came_before_an_event_too_long_can_be_taken() {
 }
 
 #[test]
-fn a_line_without_end_is_not_kept_beyond_the_limit() {
+fn unterminated_line_is_not_buffered_beyond_the_limit() {
     let mut decoder = Decoder::with_limit(1 << 20);
     for _ in 0..16 {
         decoder.feed(&[b'x'; 1 << 16]).unwrap();

@@ -156,7 +156,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn exactly_what_was_sent_arrives_whatever_the_cuts(
+    fn sent_events_arrive_exactly_for_any_chunking(
         sent in vec(sent(), 0..6),
         places in places(),
     ) {
@@ -172,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn a_type_or_an_id_is_refused_by_name_or_arrives(text in any_text()) {
+    fn event_type_and_id_round_trip_or_are_refused(text in any_text()) {
         let has_break = text.contains(['\r', '\n']);
         match Event::new(&text, "") {
             Err(error) => {
@@ -220,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_decoded_is_what_the_standard_says(stream in any_stream(), places in places()) {
+    fn decoder_agrees_with_the_standard(stream in any_stream(), places in places()) {
         let expected = model(&stream);
         for pieces in [vec![&stream[..]], cut(&stream, &places), stream.chunks(1).collect()] {
             let mut decoder = Decoder::new();

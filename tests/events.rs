@@ -40,7 +40,7 @@ fn a_type_with_a_line_break_is_refused_by_name() {
 }
 
 #[test]
-fn a_type_arrives_as_it_was_given() {
+fn event_type_round_trips() {
     for event_type in ONE_LINE.iter().filter(|text| !text.is_empty()) {
         let event = Event::new(*event_type, "text").unwrap();
         assert_eq!(arrived(event), received(event_type, "text", ""));
@@ -65,7 +65,7 @@ fn an_empty_type_is_message() {
 }
 
 #[test]
-fn a_type_is_not_kept_for_the_next_event() {
+fn event_type_applies_to_one_event_only() {
     let mut stream = Event::new("tick", "1").unwrap().into_bytes().to_vec();
     stream.extend(Event::message("2").into_bytes());
     let events = [received("tick", "1", ""), received("message", "2", "")];
@@ -119,7 +119,7 @@ fn an_id_with_a_line_break_or_a_nul_is_refused_by_name() {
 }
 
 #[test]
-fn an_id_arrives_as_it_was_given() {
+fn event_id_round_trips() {
     let long = "7".repeat(64 * 1024);
     for id in ONE_LINE.into_iter().chain([long.as_str()]) {
         assert_eq!(
@@ -130,7 +130,7 @@ fn an_id_arrives_as_it_was_given() {
 }
 
 #[test]
-fn an_id_stays_until_an_empty_one_resets_it() {
+fn event_id_persists_until_an_empty_one_resets_it() {
     let events = [
         with_id("7").unwrap(),
         Event::message("text"),
@@ -162,7 +162,7 @@ fn every_integer_is_an_id() {
 }
 
 #[test]
-fn the_last_id_and_the_last_retry_count() {
+fn last_id_and_last_retry_win() {
     let event = with_id("1").unwrap().id("2").unwrap();
     assert_eq!(arrived(event), received("message", "text", "2"));
 
@@ -176,7 +176,7 @@ fn the_last_id_and_the_last_retry_count() {
 }
 
 #[test]
-fn an_id_needs_data_to_ride_on() {
+fn id_on_a_comment_is_refused() {
     let error = Event::comment("text").id("7").unwrap_err();
     assert_eq!(error.field(), Field::Id);
     assert_eq!(
@@ -188,7 +188,7 @@ fn an_id_needs_data_to_ride_on() {
 // ===== retry =====
 
 #[test]
-fn retry_is_whole_milliseconds_that_a_timer_can_hold() {
+fn retry_is_truncated_to_milliseconds_and_capped() {
     for (time, millis) in [
         (Duration::ZERO, "0"),
         (Duration::from_micros(999), "0"),
@@ -215,7 +215,7 @@ fn retry_is_whole_milliseconds_that_a_timer_can_hold() {
 // ===== comments =====
 
 #[test]
-fn a_comment_is_comment_lines_alone() {
+fn comment_is_encoded_as_comment_lines_only() {
     for (text, expected) in [
         ("", ":\n"),
         ("text", ": text\n"),
@@ -230,7 +230,7 @@ fn a_comment_is_comment_lines_alone() {
 }
 
 #[test]
-fn a_comment_dispatches_nothing_and_leaves_the_next_event_alone() {
+fn comment_dispatches_no_event_and_keeps_the_next_intact() {
     let comment = Event::comment("\n\ndata: forged\r\rid: 1\r\n\r\n");
     let mut stream = comment.into_bytes().to_vec();
     assert_eq!(all_receive(&stream), []);
@@ -240,7 +240,7 @@ fn a_comment_dispatches_nothing_and_leaves_the_next_event_alone() {
 }
 
 #[test]
-fn a_reconnection_time_on_a_comment_is_ended_by_a_blank_line() {
+fn retry_on_a_comment_ends_with_a_blank_line() {
     let event = Event::comment("text").retry(Duration::from_secs(3));
     assert_eq!(wire(event), ": text\nretry: 3000\n\n");
 }
@@ -248,7 +248,7 @@ fn a_reconnection_time_on_a_comment_is_ended_by_a_blank_line() {
 // ===== together =====
 
 #[test]
-fn an_event_shows_its_wire_when_debugged() {
+fn debug_output_shows_the_wire_format() {
     let event = Event::new("tick", "1").unwrap();
     assert_eq!(format!("{event:?}"), r#"Event("event: tick\ndata: 1\n")"#);
 }

@@ -14,7 +14,7 @@ const NEVER: Duration = Duration::MAX;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_whose_times_are_all_endless_stays_open_and_can_be_closed() {
+async fn stream_with_unlimited_times_stays_open_until_closed() {
     let layer = SseLayer::any_path()
         .max_lifetime(NEVER)
         .grace(NEVER)
@@ -36,7 +36,7 @@ async fn a_stream_whose_times_are_all_endless_stays_open_and_can_be_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_without_end_waits_for_its_streams() {
+async fn unlimited_drain_waits_for_its_streams() {
     let layer = SseLayer::any_path().without_stall_timeout();
     let (sse, mut events) = connection_of(&layer, Request::default()).await;
     assert_eq!(events.event().await.unwrap().event_type, "welcome");
@@ -55,7 +55,7 @@ async fn a_drain_without_end_waits_for_its_streams() {
 }
 
 #[tokio::test]
-async fn a_refusal_without_end_is_an_answer() {
+async fn refusal_with_unlimited_retry_is_a_valid_response() {
     for (refusal, status) in [(Refusal::RetryLater, 200), (Refusal::Unavailable, 503)] {
         let inner =
             service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::new())));

@@ -109,7 +109,7 @@ const HTTP: &[&str] = &[
 const MOST_LINES: usize = 450;
 
 #[test]
-fn imports_go_down_only() -> TestResult {
+fn modules_import_only_from_lower_layers() -> TestResult {
     let roots = root_items()?;
     let dependencies = dependencies()?;
     let mut wrong = Vec::new();
@@ -126,7 +126,7 @@ fn imports_go_down_only() -> TestResult {
 }
 
 #[test]
-fn files_are_short_and_named_for_what_they_hold() -> TestResult {
+fn files_are_short_and_have_specific_names() -> TestResult {
     let mut wrong = Vec::new();
     for file in source_files()? {
         let lines = fs::read_to_string(&file.path)?.lines().count();
@@ -145,7 +145,7 @@ fn files_are_short_and_named_for_what_they_hold() -> TestResult {
 
 /// The reader of paths is the eye of this test: it has to see.
 #[test]
-fn every_way_of_naming_a_module_is_seen() {
+fn path_scanner_finds_every_module_path() {
     let text = r##"
         use crate::{BoxError, connection::{self, Reader}, path::Rule as R};
         use super::{error, super::body::SseBody};

@@ -27,7 +27,7 @@ use tower::{Layer, service_fn};
 use tower_sse::{Event, SseConnection, SseLayer, layer::GuardError};
 
 #[test]
-fn without_lists_nothing_is_refused_and_with_empty_ones_all_that_they_are_about() {
+fn unset_list_admits_all_and_empty_list_no_origin_or_host() {
     let both = [
         (HOST, &b"a@b"[..]),
         (ORIGIN, b"null"),
@@ -57,7 +57,7 @@ fn a_second_list_replaces_the_first() {
 }
 
 #[test]
-fn both_guards_have_to_admit_a_request() {
+fn request_is_admitted_only_by_both_guards() {
     let layer = hosts().allowed_origins(["https://example.com"]);
     for (host, origin, setting) in [
         ("example.com", "https://example.com", None),
@@ -75,7 +75,7 @@ fn both_guards_have_to_admit_a_request() {
 }
 
 #[test]
-fn a_refusal_repeats_nothing_that_the_client_sent() {
+fn refusal_does_not_echo_client_input() {
     let layer = hosts().allowed_origins(["https://example.com"]);
     for value in ["sneaky", "https://sneaky.test", "<b>sneaky</b>"] {
         for headers in [
@@ -90,7 +90,7 @@ fn a_refusal_repeats_nothing_that_the_client_sent() {
 }
 
 #[test]
-fn head_is_refused_with_the_head_alone() {
+fn refused_head_request_gets_no_body() {
     let mut request = from_origin("https://evil.test");
     *request.method_mut() = Method::HEAD;
     let outcome = ask(&origins(), request);
@@ -103,7 +103,7 @@ fn head_is_refused_with_the_head_alone() {
 }
 
 #[test]
-fn requests_that_are_not_the_layers_own_are_none_of_a_guards_business() {
+fn guards_ignore_requests_that_do_not_match() {
     let layer = hosts().allowed_origins(["https://example.com"]);
     let evil = [(HOST, &b"evil.test"[..]), (ORIGIN, b"https://evil.test")];
     ask(&layer, to("/other", &evil)).assert_admitted("another path");
@@ -117,7 +117,7 @@ fn requests_that_are_not_the_layers_own_are_none_of_a_guards_business() {
 }
 
 #[test]
-fn an_accept_function_is_not_asked_about_what_is_refused() {
+fn accept_function_is_not_called_for_refused_requests() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&calls);
     let layer = origins().accept(move |_, _| {
@@ -134,7 +134,7 @@ fn an_accept_function_is_not_asked_about_what_is_refused() {
 // ===== setting up =====
 
 #[test]
-fn an_invalid_origin_or_host_in_a_list_is_an_error_that_says_why() {
+fn invalid_origin_or_host_in_a_list_is_an_error() {
     let layer = || SseLayer::new("/events");
     let assert_says = |result: Result<SseLayer, GuardError>, value: &str, why: &str| {
         let error = result.unwrap_err().to_string();
@@ -175,7 +175,7 @@ fn an_invalid_origin_or_host_in_a_list_is_an_error_that_says_why() {
 }
 
 #[test]
-fn the_setters_panic_at_an_invalid_value_where_their_twins_give_an_error() {
+fn infallible_setters_panic_on_an_invalid_value() {
     let message = |set: fn(SseLayer) -> SseLayer| {
         let set = AssertUnwindSafe(|| drop(set(SseLayer::new("/events"))));
         let panic = catch_unwind(set).unwrap_err();
@@ -190,7 +190,7 @@ fn the_setters_panic_at_an_invalid_value_where_their_twins_give_an_error() {
 // ===== over sockets =====
 
 #[tokio::test]
-async fn real_servers_refuse_by_authority_and_by_host_header_and_stay_usable() {
+async fn refusal_by_authority_or_host_keeps_the_connection() {
     async fn handle<B>(request: Request<B>) -> Result<Response<Text>, Infallible> {
         if let Some(sse) = request.extensions().get::<SseConnection>() {
             let _ = sse.send(Event::message("hello")).await;

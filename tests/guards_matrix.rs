@@ -10,7 +10,7 @@ use tower_sse::SseLayer;
 // ===== origins =====
 
 #[test]
-fn a_listed_origin_is_admitted_however_it_is_spelt() {
+fn listed_origin_is_admitted_in_any_spelling() {
     for origin in [
         "https://example.com",
         "HTTPS://EXAMPLE.com",
@@ -67,7 +67,7 @@ fn an_origin_that_differs_in_scheme_host_or_port_is_refused() {
 }
 
 #[test]
-fn an_invalid_origin_is_refused_and_several_are() {
+fn invalid_or_repeated_origin_is_refused() {
     for origin in [
         "",
         "NULL",
@@ -114,7 +114,7 @@ fn an_invalid_origin_is_refused_and_several_are() {
 }
 
 #[test]
-fn a_null_origin_is_admitted_only_where_it_is_listed() {
+fn null_origin_is_admitted_only_if_listed() {
     let layer = SseLayer::new("/events").allowed_origins(["null", "https://example.com"]);
     ask(&layer, from_origin("null")).assert_admitted("null");
     ask(&layer, from_origin("https://example.com")).assert_admitted("the other");
@@ -124,7 +124,7 @@ fn a_null_origin_is_admitted_only_where_it_is_listed() {
 // ===== hosts =====
 
 #[test]
-fn a_listed_host_is_admitted_however_it_is_spelt() {
+fn listed_host_is_admitted_in_any_spelling() {
     for host in [
         "example.com",
         "EXAMPLE.COM",
@@ -177,7 +177,7 @@ fn a_host_that_differs_in_name_or_port_is_refused() {
 }
 
 #[test]
-fn an_invalid_host_is_refused_and_several_and_none_are() {
+fn invalid_missing_or_repeated_host_is_refused() {
     for host in [
         "",
         ".",
@@ -216,7 +216,7 @@ fn an_invalid_host_is_refused_and_several_and_none_are() {
 }
 
 #[test]
-fn the_host_of_the_target_counts_and_must_agree_with_the_header() {
+fn target_host_is_checked_and_must_match_the_header() {
     for (target, host) in [
         ("http://example.com/events", None),
         ("http://EXAMPLE.com.:99/events", None),

@@ -37,7 +37,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_is_an_empty_comment_line_after_15_seconds_of_silence() {
+async fn heartbeat_is_an_empty_comment_after_15_silent_seconds() {
     let (_sse, mut events) = connect(&layer()).await;
     for _ in 0..5 {
         let since = Instant::now();
@@ -48,7 +48,7 @@ async fn a_heartbeat_is_an_empty_comment_line_after_15_seconds_of_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_can_be_set() {
+async fn heartbeat_interval_is_configurable() {
     for time in [64, 100, 1_000, 60_000, 3_600_000] {
         let time = Duration::from_millis(time);
         let (_sse, mut events) = connect(&layer().keep_alive(time)).await;
@@ -60,7 +60,7 @@ async fn the_time_can_be_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn times_out_of_range_are_brought_into_it() {
+async fn interval_out_of_range_is_clamped() {
     let (sse, mut events) = connect(&layer().keep_alive(Duration::ZERO)).await;
     let since = Instant::now();
     assert_eq!(events.frame().await.unwrap(), BEAT);
@@ -74,7 +74,7 @@ async fn times_out_of_range_are_brought_into_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_silence_counts_from_the_last_bytes() {
+async fn silence_is_measured_from_the_last_bytes() {
     let (sse, mut events) = connect(&layer()).await;
     for after in [1, 14, 7] {
         tokio::time::sleep(seconds(after)).await;
@@ -88,7 +88,7 @@ async fn the_silence_counts_from_the_last_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_silence_counts_from_the_welcome() {
+async fn silence_is_measured_from_the_welcome() {
     let (_sse, mut events) = connect(&SseLayer::new("/")).await;
     assert!(events.frame().await.unwrap().starts_with(b"event: welcome"));
     let since = Instant::now();
@@ -107,7 +107,7 @@ async fn a_stream_that_is_never_silent_has_no_heartbeats() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_most_one_heartbeat_waits_for_a_server_that_does_not_poll() {
+async fn at_most_one_heartbeat_is_queued_while_unpolled() {
     let (_sse, mut events) = connect(&layer()).await;
     tokio::time::sleep(seconds(1_000)).await;
     assert_eq!(events.frame().await.unwrap(), BEAT);
@@ -118,7 +118,7 @@ async fn at_most_one_heartbeat_waits_for_a_server_that_does_not_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_that_waits_gives_way_to_an_event() {
+async fn queued_heartbeat_is_replaced_by_an_event() {
     let (sse, mut events) = connect(&layer()).await;
     tokio::time::sleep(seconds(20)).await;
     sse.send(Event::message("a")).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_stream_that_is_closed_sends_no_heartbeat_before_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_waits_for_an_event_is_not_kept_waiting_by_heartbeats() {
+async fn heartbeats_do_not_extend_the_time_limit_of_a_reader() {
     let (_sse, events) = connect(&layer()).await;
     let mut events = events.time_limit(seconds(100));
     let begin = Instant::now();
@@ -153,14 +153,14 @@ async fn a_reader_that_waits_for_an_event_is_not_kept_waiting_by_heartbeats() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_are_none_without_keep_alive() {
+async fn no_heartbeats_without_keep_alive() {
     let (_sse, events) = connect(&layer().without_keep_alive()).await;
     let mut events = events.time_limit(seconds(100_000));
     assert!(matches!(events.frame().await, Err(ReadError::TimedOut(_))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_beat_while_their_handler_runs_and_none_before_the_start() {
+async fn heartbeats_begin_at_start_while_the_handler_runs() {
     let notes = Notes::default();
     let layer = notes.on(layer()).accept(async |sse, _| {
         tokio::time::sleep(seconds(100)).await;
@@ -182,7 +182,7 @@ async fn streams_beat_while_their_handler_runs_and_none_before_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_of_many_connections_beats_in_its_own_time() {
+async fn each_connection_keeps_its_own_heartbeat_interval() {
     let connections = Connections::new();
     let slow = layer().registry(&connections).keep_alive(seconds(40));
     let fast = layer().registry(&connections).keep_alive(seconds(7));
@@ -221,7 +221,7 @@ fn paused_runtime() -> runtime::Runtime {
 }
 
 #[test]
-fn a_registry_outlives_the_runtime_that_its_heartbeats_came_from() {
+fn registry_outlives_the_runtime_of_its_heartbeats() {
     let layer = layer();
     let first = paused_runtime();
     let (kept, mut events) = first.block_on(async {
@@ -245,7 +245,7 @@ fn a_registry_outlives_the_runtime_that_its_heartbeats_came_from() {
 }
 
 #[test]
-fn a_connection_opened_outside_a_runtime_works_and_has_no_heartbeats() {
+fn connection_without_a_runtime_works_without_heartbeats() {
     let layer = paths::without_welcome(SseLayer::new("/events"));
     let (sse, mut stream) = open(&layer);
     stream.assert_waits();
@@ -257,7 +257,7 @@ fn a_connection_opened_outside_a_runtime_works_and_has_no_heartbeats() {
 }
 
 #[test]
-fn a_connection_opened_in_a_runtime_that_was_shut_down_works_and_has_no_heartbeats() {
+fn connection_in_a_stopped_runtime_works_without_heartbeats() {
     let runtime = paused_runtime();
     let handle = runtime.handle().clone();
     drop(runtime);
@@ -277,7 +277,7 @@ fn a_connection_opened_in_a_runtime_that_was_shut_down_works_and_has_no_heartbea
 }
 
 #[test]
-fn a_connection_opened_in_a_runtime_without_timers_works_and_has_no_heartbeats() {
+fn connection_without_timers_works_without_heartbeats() {
     let runtime = runtime::Builder::new_current_thread().build().unwrap();
     let layer = paths::without_welcome(SseLayer::new("/events"));
     runtime.block_on(async {

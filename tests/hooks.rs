@@ -43,7 +43,7 @@ async fn texts(events: &mut EventReader, count: usize) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_may_publish_send_close_and_look_around_and_then_panic() {
+async fn hooks_may_reenter_the_library_and_panic() {
     for panics in [false, true] {
         let broker = Broker::in_memory();
         let connections = Connections::new();

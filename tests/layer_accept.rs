@@ -16,7 +16,7 @@ fn call_accepting(layer: &SseLayer) -> Call {
 }
 
 #[test]
-fn the_function_has_the_connection_and_the_head_of_the_request() {
+fn function_receives_the_connection_and_the_request_head() {
     let layer = SseLayer::new("/events/{n}").accept(async |sse, parts| {
         assert_eq!(sse.param("n"), Some("7"));
         assert_eq!(parts.uri, "/events/7");
@@ -30,7 +30,7 @@ fn the_function_has_the_connection_and_the_head_of_the_request() {
 }
 
 #[test]
-fn ok_is_a_stream_for_as_long_as_a_handle_is_left() {
+fn ok_keeps_the_stream_open_while_a_handle_exists() {
     let (keep, kept) = std::sync::mpsc::sync_channel(1);
     let layer = SseLayer::new("/events/{n}").accept(move |sse, _| {
         keep.send(sse).unwrap();
@@ -45,7 +45,7 @@ fn ok_is_a_stream_for_as_long_as_a_handle_is_left() {
 }
 
 #[test]
-fn err_is_an_answer_of_that_status() {
+fn err_is_a_response_with_its_status() {
     for code in [204, 401, 404, 503] {
         let status = StatusCode::from_u16(code).unwrap();
         let notes = Notes::default();
@@ -68,7 +68,7 @@ fn err_is_an_answer_of_that_status() {
 }
 
 #[test]
-fn the_function_may_send_before_it_returns_and_then_runs_inside_the_body() {
+fn function_that_has_sent_continues_inside_the_body() {
     let notes = Notes::default();
     let noted = notes.clone();
     let layer = SseLayer::new("/events/{n}")
@@ -95,7 +95,7 @@ fn the_function_may_send_before_it_returns_and_then_runs_inside_the_body() {
 }
 
 #[test]
-fn err_after_the_start_breaks_the_stream_off() {
+fn err_after_start_aborts_the_stream() {
     let layer = SseLayer::new("/events/{n}").accept(async |sse, _| {
         let _ = sse.send(Event::message("sent")).await;
         Err(StatusCode::BAD_GATEWAY)
@@ -127,7 +127,7 @@ fn the_function_is_dropped_with_the_body() {
 }
 
 #[test]
-fn ok_after_decline_tells_the_client_to_stay_away() {
+fn ok_after_decline_is_a_204() {
     let layer = SseLayer::new("/events/{n}").accept(async |sse, _| {
         sse.decline();
         Ok(())
@@ -138,7 +138,7 @@ fn ok_after_decline_tells_the_client_to_stay_away() {
 }
 
 #[test]
-fn requests_that_are_not_ours_go_to_the_inner_service() {
+fn unmatched_requests_reach_the_inner_service() {
     let layer = SseLayer::new("/events/{n}").accept(async |_, _| Err(StatusCode::GONE));
     let mut response = call(&layer, get("/elsewhere"), async |_| plain()).response();
     assert_eq!(response.status(), 200);

@@ -98,7 +98,7 @@ fn assert_untouched(response: Response<Stream>, expected: &Response<Odd>) {
 // ===== requests that are not ours =====
 
 #[test]
-fn the_response_to_a_request_that_is_not_ours_is_untouched() {
+fn response_to_an_unmatched_request_is_unchanged() {
     let layer = SseLayer::new("/events").hold_open(true);
     for code in [200, 404] {
         let call = call(&layer, get("/elsewhere"), async move |_| Ok(odd(code)));
@@ -116,7 +116,7 @@ fn the_response_to_a_request_that_is_not_ours_is_untouched() {
 }
 
 #[test]
-fn a_request_is_handed_on_as_it_came() {
+fn request_is_forwarded_unchanged() {
     let layer = SseLayer::new("/events");
     for path in ["/elsewhere?a=%20", "/events?a=%20"] {
         let request = Request::get(path)
@@ -144,7 +144,7 @@ fn a_request_is_handed_on_as_it_came() {
 }
 
 #[test]
-fn an_error_of_the_inner_service_goes_through() {
+fn inner_service_error_passes_through() {
     let layer = SseLayer::new("/events");
     for path in ["/elsewhere", "/events"] {
         let mut call = call(&layer, get(path), async |_| {
@@ -197,7 +197,7 @@ fn assert_declined(layer: &SseLayer, change: impl Fn(&mut Response<Odd>)) {
 }
 
 #[test]
-fn any_answer_but_200_is_declined() {
+fn any_status_but_200_is_declined() {
     let layer = SseLayer::new("/events");
     for code in [
         201, 202, 204, 206, 301, 302, 304, 400, 401, 403, 404, 410, 500, 503,
@@ -248,7 +248,7 @@ fn a_200_of_grpc_is_declined() {
 }
 
 #[test]
-fn a_200_after_decline_goes_through_whoever_holds_a_handle() {
+fn declined_200_passes_through_even_with_a_handle_kept() {
     let layer = SseLayer::new("/events").hold_open(true);
     let (keep, kept) = std::sync::mpsc::channel();
     let call = call(&layer, get("/events"), async move |request| {
@@ -269,7 +269,7 @@ fn a_200_after_decline_goes_through_whoever_holds_a_handle() {
 }
 
 #[test]
-fn a_200_is_declined_when_nothing_was_sent_and_no_handle_is_left() {
+fn unsent_200_without_a_handle_is_declined() {
     let notes = Notes::default();
     let layer = notes.on(SseLayer::new("/events"));
     let hook = notes.own();
@@ -284,7 +284,7 @@ fn a_200_is_declined_when_nothing_was_sent_and_no_handle_is_left() {
 }
 
 #[test]
-fn what_the_handler_still_holds_when_it_answers_is_no_handle() {
+fn request_kept_by_the_handler_is_not_a_handle() {
     /// A future that keeps its request after it has answered.
     struct Keeps(Option<Request<rules::Text>>);
 
@@ -309,7 +309,7 @@ fn what_the_handler_still_holds_when_it_answers_is_no_handle() {
 }
 
 #[test]
-fn a_200_without_a_handle_is_a_stream_under_hold_open() {
+fn hold_open_makes_a_200_without_a_handle_a_stream() {
     let connections = Connections::new();
     let layer = SseLayer::new("/events")
         .registry(&connections)
@@ -329,7 +329,7 @@ fn a_200_without_a_handle_is_a_stream_under_hold_open() {
 }
 
 #[test]
-fn decline_comes_too_late_once_the_stream_has_started() {
+fn decline_after_start_has_no_effect() {
     let layer = SseLayer::new("/events");
     let (sse, mut stream) = rules::open(&layer);
     assert!(!sse.decline());
@@ -339,7 +339,7 @@ fn decline_comes_too_late_once_the_stream_has_started() {
 }
 
 #[test]
-fn a_sender_that_waits_for_nothing_is_told_of_a_decline() {
+fn unpolled_send_fails_after_a_decline() {
     // The send is made, but not polled, before the handler declines.
     let layer = SseLayer::new("/events");
     let handler = async |request| {
@@ -363,7 +363,7 @@ fn a_sender_that_waits_for_nothing_is_told_of_a_decline() {
 }
 
 #[test]
-fn a_layer_outside_another_leaves_the_inner_ones_stream_alone() {
+fn outer_layer_passes_the_stream_of_an_inner_layer() {
     use tower::{Layer, Service, service_fn};
     let (outside, inside) = (SseLayer::any_path(), SseLayer::any_path());
     let inner = service_fn(async |request: Request<rules::Text>| {

@@ -50,7 +50,7 @@ fn the_head_is_200_with_three_headers() {
 }
 
 #[test]
-fn the_inner_responses_own_headers_are_kept() {
+fn headers_of_the_inner_response_are_kept() {
     let own = [
         ("access-control-allow-origin", "*"),
         ("set-cookie", "a=1"),
@@ -65,7 +65,7 @@ fn the_inner_responses_own_headers_are_kept() {
 }
 
 #[test]
-fn what_the_inner_response_says_of_its_own_body_is_dropped() {
+fn headers_about_the_inner_body_are_removed() {
     let response = answer_with(&[
         ("content-length", "14"),
         ("content-encoding", "gzip"),
@@ -87,7 +87,7 @@ fn what_the_inner_response_says_of_its_own_body_is_dropped() {
 }
 
 #[test]
-fn what_is_illegal_on_a_stream_of_http2_is_never_there() {
+fn connection_headers_illegal_in_http2_are_removed() {
     let response = answer_with(&[("connection", "keep-alive"), ("keep-alive", "timeout=5")]);
     assert_eq!(sorted(response.headers()), OURS);
 }
@@ -95,7 +95,7 @@ fn what_is_illegal_on_a_stream_of_http2_is_never_there() {
 /// Over HTTP/1.0 a server could end a stream only by closing its connection: nobody could tell a broken
 /// one from a finished one.
 #[test]
-fn the_inner_responses_extensions_are_kept_and_its_version_is_not() {
+fn inner_extensions_are_kept_but_not_the_version() {
     let layer = SseLayer::new("/events").hold_open(true);
     let response = Response::builder()
         .version(Version::HTTP_10)
@@ -117,14 +117,14 @@ fn first_frame(layer: &SseLayer) -> (String, String) {
 }
 
 #[test]
-fn the_first_event_is_a_welcome_with_the_uuid_and_a_reconnection_time() {
+fn first_event_is_a_welcome_with_uuid_and_retry() {
     let (text, uuid) = first_frame(&SseLayer::new("/events"));
     let welcome = format!("event: welcome\ndata: {{\"uuid\":\"{uuid}\"}}\nretry: 3000\n\n");
     assert_eq!(text, welcome);
 }
 
 #[test]
-fn the_welcome_goes_out_before_what_was_sent_to_start_the_stream() {
+fn welcome_precedes_the_event_that_starts_the_stream() {
     let layer = SseLayer::new("/events").welcome(|_| Event::message("welcome"));
     let mut stream = call(&layer, get("/events"), async |request| {
         sse_of(&request).try_send(Event::message("sent")).unwrap();
@@ -136,7 +136,7 @@ fn the_welcome_goes_out_before_what_was_sent_to_start_the_stream() {
 }
 
 #[test]
-fn the_reconnection_time_can_be_set_and_left_out() {
+fn retry_of_the_welcome_can_be_set_or_omitted() {
     let layer = SseLayer::new("/events").welcome(|_| Event::message("hi"));
     for (time, expected) in [
         (Duration::from_millis(1500), "data: hi\nretry: 1500\n\n"),
@@ -163,21 +163,21 @@ fn the_welcome_can_be_made_by_a_function() {
 }
 
 #[test]
-fn a_welcome_that_sets_its_own_reconnection_time_keeps_it() {
+fn welcome_with_its_own_retry_keeps_it() {
     let layer =
         SseLayer::new("/events").welcome(|_| Event::message("hi").retry(Duration::from_secs(60)));
     assert_eq!(first_frame(&layer).0, "data: hi\nretry: 60000\n\n");
 }
 
 #[test]
-fn a_welcome_that_is_a_comment_takes_no_reconnection_time() {
+fn comment_welcome_gets_no_retry() {
     // Some clients would make an empty event of a `retry` that comes alone.
     let layer = SseLayer::new("/events").welcome(|_| Event::comment("hi"));
     assert_eq!(first_frame(&layer).0, ": hi\n");
 }
 
 #[test]
-fn what_the_welcome_function_sends_comes_after_the_welcome() {
+fn event_sent_by_the_welcome_function_follows_the_welcome() {
     let layer = SseLayer::new("/events").without_retry().welcome(|sse| {
         sse.try_send(Event::message("second")).unwrap();
         Event::message("first")
@@ -187,7 +187,7 @@ fn what_the_welcome_function_sends_comes_after_the_welcome() {
 }
 
 #[test]
-fn without_a_welcome_nothing_goes_out_before_the_first_event() {
+fn without_welcome_the_first_event_is_the_first_frame() {
     let layer = SseLayer::new("/events").without_welcome();
     let (sse, mut stream) = open(&layer);
     stream.assert_waits();
@@ -196,7 +196,7 @@ fn without_a_welcome_nothing_goes_out_before_the_first_event() {
 }
 
 #[test]
-fn completions_send_nothing_but_what_the_handler_sends() {
+fn completions_send_only_events_of_the_handler() {
     let layer = SseLayer::completions("/v1/chat/completions");
     let mut request = get("/v1/chat/completions");
     *request.method_mut() = http::Method::POST;
@@ -215,7 +215,7 @@ fn completions_send_nothing_but_what_the_handler_sends() {
 }
 
 #[test]
-fn a_completion_without_a_stream_is_an_answer_of_its_own() {
+fn completion_without_a_stream_is_a_plain_response() {
     let layer = SseLayer::completions("/v1/chat/completions");
     let mut request = get("/v1/chat/completions");
     *request.method_mut() = http::Method::POST;

@@ -45,7 +45,7 @@ fn with_accept(values: &[&str]) -> Request<Text> {
 // ===== paths =====
 
 #[test]
-fn a_request_is_ours_when_its_path_matches() {
+fn request_matches_by_path() {
     let layer = SseLayer::new("/events");
     assert!(is_ours(&layer, get("/events")));
     assert!(is_ours(&layer, get("/events?since=7")));
@@ -65,7 +65,7 @@ fn a_request_is_ours_when_its_path_matches() {
 }
 
 #[test]
-fn a_target_without_a_path_is_not_ours() {
+fn target_without_a_path_does_not_match() {
     let layer = SseLayer::new("/events");
     for target in ["*", "localhost:80"] {
         assert!(!is_ours(&layer, get(target)), "{target}");
@@ -106,7 +106,7 @@ fn a_captured_parameter_is_percent_decoded() {
 }
 
 #[test]
-fn a_parameter_that_does_not_decode_stays_as_it_stood_in_the_path() {
+fn undecodable_parameter_is_kept_verbatim() {
     let layer = SseLayer::new("/rooms/{room}");
     for room in ["%ff", "a%C3", "%zz", "%", "%4", "100%"] {
         let path = format!("/rooms/{room}");
@@ -115,7 +115,7 @@ fn a_parameter_that_does_not_decode_stays_as_it_stood_in_the_path() {
 }
 
 #[test]
-fn a_layer_takes_several_paths() {
+fn layer_matches_several_paths() {
     let layer = SseLayer::new("/events").path("/rooms/{room}").path("/news");
     assert!(is_ours(&layer, get("/events")));
     assert!(is_ours(&layer, get("/news")));
@@ -128,7 +128,7 @@ fn a_layer_takes_several_paths() {
 }
 
 #[test]
-fn any_path_takes_every_path() {
+fn any_path_matches_every_path() {
     let layer = SseLayer::any_path();
     for path in ["/", "/events", "/a/b/c", "*"] {
         assert!(is_ours(&layer, get(path)), "{path}");
@@ -149,7 +149,7 @@ fn a_pattern_that_is_invalid_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_pattern_that_cannot_stand_beside_another_is_an_error() {
+fn conflicting_pattern_is_an_error() {
     let layer = SseLayer::new("/rooms/{room}");
     assert!(layer.clone().try_path("/rooms/{name}").is_err());
     assert!(layer.try_path("/rooms/{room}/events").is_ok());
@@ -170,7 +170,7 @@ fn with_method(method: Method) -> Request<Text> {
 }
 
 #[test]
-fn a_request_is_ours_when_it_is_get_or_head() {
+fn get_and_head_requests_match() {
     let layer = SseLayer::new("/events");
     assert!(is_ours(&layer, with_method(Method::GET)));
     assert!(is_ours(&layer, with_method(Method::HEAD)));
@@ -182,7 +182,7 @@ fn a_request_is_ours_when_it_is_get_or_head() {
 }
 
 #[test]
-fn other_methods_are_named_and_head_goes_with_get() {
+fn methods_can_be_set_and_get_includes_head() {
     let query = Method::from_bytes(b"QUERY").unwrap();
     let layer = SseLayer::new("/events").methods([Method::POST, query.clone()]);
     assert!(is_ours(&layer, with_method(Method::POST)));
@@ -197,7 +197,7 @@ fn other_methods_are_named_and_head_goes_with_get() {
 // ===== accept =====
 
 #[test]
-fn a_request_is_ours_when_its_accept_is_absent_or_admits_event_streams() {
+fn missing_or_compatible_accept_matches() {
     let layer = SseLayer::new("/events");
     for accept in [
         &[][..],
@@ -225,7 +225,7 @@ fn a_request_is_ours_when_its_accept_is_absent_or_admits_event_streams() {
 }
 
 #[test]
-fn a_request_whose_accept_excludes_event_streams_is_not_ours() {
+fn accept_excluding_event_streams_does_not_match() {
     let layer = SseLayer::new("/events");
     for accept in [
         &["text/html"][..],
@@ -251,7 +251,7 @@ fn a_request_whose_accept_excludes_event_streams_is_not_ours() {
 }
 
 #[test]
-fn an_accept_that_is_no_text_excludes_event_streams() {
+fn accept_that_is_not_text_excludes_event_streams() {
     let mut request = get("/events");
     let value = http::HeaderValue::from_bytes(b"\xff\xfe").unwrap();
     request.headers_mut().insert(ACCEPT, value);
@@ -259,7 +259,7 @@ fn an_accept_that_is_no_text_excludes_event_streams() {
 }
 
 #[test]
-fn any_accept_takes_requests_whatever_they_ask_for() {
+fn any_accept_ignores_the_accept_header() {
     let layer = SseLayer::new("/events").any_accept();
     for accept in ["application/json", "text/event-stream;q=0", ""] {
         assert!(is_ours(&layer, with_accept(&[accept])), "{accept:?}");
@@ -280,7 +280,7 @@ fn place_of(values: &[&[u8]]) -> Option<String> {
 }
 
 #[test]
-fn the_last_event_id_is_one_text_or_none() {
+fn last_event_id_is_one_valid_header_or_absent() {
     assert_eq!(place_of(&[b"7"]).as_deref(), Some("7"));
     assert_eq!(place_of(&["café €".as_bytes()]).as_deref(), Some("café €"));
     let long = "x".repeat(8 * 1024);
@@ -297,7 +297,7 @@ fn the_last_event_id_is_one_text_or_none() {
 // ===== completions =====
 
 #[test]
-fn completions_take_post_with_any_accept() {
+fn completions_match_post_with_any_accept() {
     let layer = SseLayer::completions("/v1/chat/completions");
     let request = |method: Method| {
         let request = Request::builder().method(method);

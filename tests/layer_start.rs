@@ -25,7 +25,7 @@ fn each_connection_has_a_random_uuid_of_its_own() {
 }
 
 #[test]
-fn a_request_that_is_ours_is_in_the_registry_when_the_handler_runs() {
+fn matched_request_is_registered_before_the_handler_runs() {
     let connections = Connections::new();
     let layer = SseLayer::new("/events").registry(&connections);
     let seen = connections.clone();
@@ -44,7 +44,7 @@ fn a_request_that_is_ours_is_in_the_registry_when_the_handler_runs() {
 }
 
 #[test]
-fn the_stream_starts_when_the_inner_service_answers_200() {
+fn stream_starts_when_the_inner_service_returns_200() {
     let layer = SseLayer::new("/events");
     let (answer, answered) = oneshot::channel();
     let (keep, kept) = std::sync::mpsc::channel();
@@ -99,7 +99,7 @@ fn the_stream_starts_at_start() {
 }
 
 #[test]
-fn a_send_from_elsewhere_starts_the_stream_and_wakes_the_server() {
+fn send_from_another_task_starts_the_stream() {
     let layer = SseLayer::new("/events");
     for way in ["try_send", "start", "close_with"] {
         let (keep, kept) = std::sync::mpsc::channel();
@@ -122,7 +122,7 @@ fn a_send_from_elsewhere_starts_the_stream_and_wakes_the_server() {
 }
 
 #[test]
-fn the_handler_runs_on_inside_the_body_after_the_start() {
+fn handler_continues_inside_the_body_after_start() {
     let layer = SseLayer::new("/events");
     let (go_on, told) = oneshot::channel();
     let notes = Notes::default();
@@ -147,7 +147,7 @@ fn the_handler_runs_on_inside_the_body_after_the_start() {
 }
 
 #[test]
-fn the_body_of_an_answer_that_became_a_stream_is_dropped_unseen() {
+fn inner_body_of_a_started_stream_is_dropped_unread() {
     let layer = SseLayer::new("/events");
     let (_sse, mut stream) = open(&layer);
     assert_eq!(stream.size_hint().exact(), None);
@@ -157,7 +157,7 @@ fn the_body_of_an_answer_that_became_a_stream_is_dropped_unseen() {
 }
 
 #[test]
-fn a_handler_that_sends_and_returns_in_one_go_has_sent() {
+fn events_sent_in_a_single_poll_are_delivered() {
     let layer = paths::without_welcome(SseLayer::new("/events"));
     let mut stream = call_sse(&layer, async |sse| {
         for text in ["a", "b", "c"] {
@@ -187,7 +187,7 @@ fn a_200_after_close_is_a_stream_that_ends_at_once() {
 }
 
 #[test]
-fn another_answer_after_close_goes_through() {
+fn other_status_after_close_passes_through() {
     let layer = SseLayer::new("/events");
     let notes = Notes::default();
     let hook = notes.own();
@@ -202,7 +202,7 @@ fn another_answer_after_close_goes_through() {
 }
 
 #[test]
-fn an_application_that_closes_all_does_not_make_streams_of_other_answers() {
+fn close_where_does_not_turn_responses_into_streams() {
     let layer = SseLayer::new("/events");
     let connections = layer.connections().clone();
     let call = call_sse(&layer, async move |sse| {
@@ -216,7 +216,7 @@ fn an_application_that_closes_all_does_not_make_streams_of_other_answers() {
 }
 
 #[test]
-fn an_event_that_races_with_the_answer_is_in_the_stream_or_refused() {
+fn event_racing_the_response_is_sent_or_refused() {
     for _ in 0..500 {
         let layer = paths::without_welcome(SseLayer::new("/events"));
         let (keep, kept) = std::sync::mpsc::channel();
@@ -281,7 +281,7 @@ fn assert_head_of_a_stream(layer: &SseLayer, notes: &Notes, response: Response<r
 }
 
 #[test]
-fn head_gets_the_head_of_a_stream_that_get_would_start_by_a_200() {
+fn head_request_gets_the_stream_head_for_a_200() {
     let notes = Notes::default();
     let layer = notes.on(SseLayer::new("/events"));
     let (keep, kept) = std::sync::mpsc::channel();
@@ -319,7 +319,7 @@ fn head_drops_the_handler_that_has_started_a_stream() {
 }
 
 #[test]
-fn head_goes_through_where_get_would_be_declined() {
+fn declined_head_request_passes_through() {
     let layer = SseLayer::new("/events");
     for code in [200, 401, 404] {
         let response = call(&layer, head(), async move |_| status(code)).response();
@@ -333,7 +333,7 @@ fn head_goes_through_where_get_would_be_declined() {
 // ===== readiness and completion =====
 
 #[test]
-fn readiness_is_that_of_the_inner_service() {
+fn poll_ready_forwards_to_the_inner_service() {
     use std::{cell::Cell, rc::Rc, task::Context};
     use tower::{Layer, Service};
 

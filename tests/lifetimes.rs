@@ -23,7 +23,7 @@ fn layer() -> SseLayer {
 // ===== max_lifetime =====
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_ends_cleanly_within_the_last_tenth_of_its_life() {
+async fn stream_ends_in_the_last_tenth_of_its_lifetime() {
     let layer = layer().max_lifetime(seconds(1_000));
     let began = Instant::now();
     let (mut handles, mut readers) = (Vec::new(), Vec::new());
@@ -62,7 +62,7 @@ async fn a_stream_ends_cleanly_within_the_last_tenth_of_its_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_begins_with_the_request() {
+async fn lifetime_begins_with_the_request() {
     let layer = handled(
         &layer().max_lifetime(seconds(100)),
         async |sse: SseConnection| {
@@ -79,7 +79,7 @@ async fn a_life_begins_with_the_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_that_ends_before_the_handler_has_answered_is_met_when_it_does() {
+async fn lifetime_over_before_the_response_ends_the_stream() {
     let (told, mut hears) = mpsc::channel(1);
     let layer = layer().max_lifetime(seconds(10)).hold_open(true);
     let layer = handled(&layer, move |sse: SseConnection| {
@@ -103,7 +103,7 @@ async fn a_life_that_ends_before_the_handler_has_answered_is_met_when_it_does() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_outlasts_life_and_grace_without_an_answer_still_decides() {
+async fn late_handler_still_chooses_its_response() {
     for code in [StatusCode::OK, StatusCode::NOT_FOUND] {
         let layer = layer()
             .max_lifetime(seconds(10))
@@ -133,7 +133,7 @@ async fn a_handler_that_outlasts_life_and_grace_without_an_answer_still_decides(
 // ===== running handlers =====
 
 #[tokio::test(start_paused = true)]
-async fn a_running_handler_is_told_and_may_send_and_finish() {
+async fn running_handler_is_notified_and_may_finish() {
     let layer = layer().max_lifetime(seconds(100)).grace(seconds(20));
     let layer = handled(&layer, async |sse: SseConnection| {
         sse.send(text("working")).await.unwrap();
@@ -153,7 +153,7 @@ async fn a_running_handler_is_told_and_may_send_and_finish() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_fails_in_its_last_moments_fails() {
+async fn handler_error_after_the_end_notice_is_a_failure() {
     let layer = handled(&layer(), async |sse: SseConnection| {
         sse.send(text("working")).await.unwrap();
         sse.close_at(Instant::now());
@@ -167,7 +167,7 @@ async fn a_handler_that_fails_in_its_last_moments_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_goes_on_is_cut_at_the_grace_behind_what_is_queued() {
+async fn handler_is_aborted_after_grace_and_queued_events() {
     let (closed, mut reasons) = mpsc::channel(2);
     let own = closed.clone();
     let layer = layer().grace(seconds(7));
@@ -204,7 +204,7 @@ async fn a_handler_that_goes_on_is_cut_at_the_grace_behind_what_is_queued() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_is_cut_in_time_while_its_client_reads() {
+async fn handler_is_aborted_in_time_while_its_client_reads() {
     for grace in [0, 1, 10, 1_000] {
         let layer = handled(
             &layer().grace(seconds(grace)),
@@ -240,7 +240,7 @@ async fn close_at_ends_a_stream_at_that_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_at_a_time_that_has_passed_ends_it_now() {
+async fn close_at_in_the_past_ends_the_stream_now() {
     let (sse, events) = connect(&layer()).await;
     sleep(seconds(100)).await;
     sse.try_send(text("queued")).unwrap();
@@ -253,7 +253,7 @@ async fn close_at_a_time_that_has_passed_ends_it_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_at_takes_an_instant_of_the_standard_library() {
+async fn close_at_accepts_a_std_instant() {
     let (sse, events) = connect(&layer()).await;
     let now: StdInstant = Instant::now().into_std();
     sse.close_at(now + seconds(100));
@@ -263,7 +263,7 @@ async fn close_at_takes_an_instant_of_the_standard_library() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_earliest_end_counts() {
+async fn earliest_end_wins() {
     for (life, times, expected) in [
         (1_000, vec![50], 50),
         (10, vec![50], 10),
@@ -286,7 +286,7 @@ async fn the_earliest_end_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_at_comes_from_an_accept_function_or_a_hook_too() {
+async fn accept_functions_and_hooks_may_call_close_at() {
     let accept = layer().accept(async |sse: SseConnection, _: Parts| {
         sse.close_at(Instant::now() + seconds(10));
         std::mem::forget(sse);

@@ -23,7 +23,7 @@ async fn assert_broken(mut events: EventReader, expected: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_not_taken_is_ended_at_the_grace_from_outside() {
+async fn unread_stream_is_closed_after_grace_without_polling() {
     let (closed, mut reasons) = mpsc::channel(2);
     let layer = layer().without_stall_timeout().grace(seconds(20));
     let layer = layer.on_close(move |_, reason| closed.try_send(reason).unwrap());
@@ -46,7 +46,7 @@ async fn a_stream_that_is_not_taken_is_ended_at_the_grace_from_outside() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_was_closed_has_the_grace_to_send_what_is_queued() {
+async fn closed_stream_has_the_grace_to_send_queued_events() {
     let layer = layer().without_stall_timeout().grace(seconds(20));
     let (sse, events) = connect(&layer).await;
     sse.try_send(text("never taken")).unwrap();
@@ -70,7 +70,7 @@ async fn a_stream_that_was_closed_has_the_grace_to_send_what_is_queued() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_its_life_gives_a_stream_that_was_closed_no_more_time() {
+async fn lifetime_end_does_not_extend_a_close() {
     let layer = layer().without_stall_timeout().grace(seconds(20));
     let (sse, _events) = connect(&layer).await;
     sse.try_send(text("never taken")).unwrap();
@@ -85,7 +85,7 @@ async fn the_end_of_its_life_gives_a_stream_that_was_closed_no_more_time() {
 // ===== ending =====
 
 #[tokio::test(start_paused = true)]
-async fn ending_tells_of_a_close_too_and_of_nothing_else() {
+async fn ending_resolves_on_close_and_disconnect() {
     let (sse, events) = connect(&layer()).await;
     assert!(timeout(LONG / 10, sse.ending()).await.is_err());
     sse.close();
@@ -99,7 +99,7 @@ async fn ending_tells_of_a_close_too_and_of_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn times_out_of_range_are_no_bound() {
+async fn times_out_of_range_are_unlimited() {
     let layer = layer()
         .max_lifetime(Duration::MAX)
         .grace(Duration::MAX)

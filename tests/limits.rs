@@ -76,7 +76,7 @@ fn assert_refused(opened: Result<(SseConnection, Stream), String>, reason: &str)
 // ===== in all =====
 
 #[test]
-fn there_are_as_many_connections_as_the_layer_admits_and_no_more() {
+fn max_connections_is_exact() {
     for most in [0, 1, 2, 10] {
         let layer = layer().max_connections(most);
         let mut opened: Vec<_> = (0..most).map(|_| open(&layer)).collect();
@@ -129,7 +129,7 @@ fn a_connection_counts_until_its_body_has_ended() {
 }
 
 #[test]
-fn those_of_other_layers_of_the_registry_count() {
+fn connections_of_other_layers_in_the_registry_count() {
     let connections = Connections::new();
     let bounded = layer().registry(&connections).max_connections(2);
     let unbounded = layer().registry(&connections);
@@ -143,7 +143,7 @@ fn those_of_other_layers_of_the_registry_count() {
 // ===== by key =====
 
 #[test]
-fn there_are_as_many_connections_of_a_key_as_the_layer_admits() {
+fn max_connections_per_key_is_exact() {
     let layer = layer().max_connections_per(2, header("user"));
     let of = |user| try_open(&layer, with_header("user", user));
     let first = of("ann").unwrap();
@@ -160,7 +160,7 @@ fn there_are_as_many_connections_of_a_key_as_the_layer_admits() {
 }
 
 #[test]
-fn a_bound_that_refuses_gives_back_what_others_had_counted() {
+fn refusal_by_one_limit_releases_the_other_limits() {
     let layer = layer()
         .max_connections_per(2, header("user"))
         .max_connections_per(1, |parts| header("room")(parts).map(Arc::<str>::from));
@@ -181,7 +181,7 @@ fn a_bound_that_refuses_gives_back_what_others_had_counted() {
 }
 
 #[test]
-fn of_two_bounds_with_the_same_key_the_tighter_one_counts() {
+fn tighter_of_two_limits_with_one_key_applies() {
     for (first, second) in [(1, 2), (2, 1)] {
         let layer = layer()
             .max_connections_per(first, |_| Some("all"))
@@ -216,7 +216,7 @@ fn values_of_different_types_are_different_keys() {
 // ===== limit =====
 
 #[test]
-fn a_handler_can_limit_a_key_that_it_has_found_out() {
+fn handler_can_limit_a_key_of_its_own() {
     let layer = layer();
     let of = |user: &'static str| {
         try_limited(&layer, get("/events"), move |sse| {
@@ -236,7 +236,7 @@ fn a_handler_can_limit_a_key_that_it_has_found_out() {
 }
 
 #[test]
-fn twice_the_same_key_is_once() {
+fn repeated_limit_of_one_key_counts_once() {
     let layer = layer().max_connections_per(2, |_| Some("ann"));
     let (first, one) = open(&layer);
     for _ in 0..5 {
@@ -254,7 +254,7 @@ fn twice_the_same_key_is_once() {
 }
 
 #[test]
-fn a_stream_that_has_started_ends_when_it_is_one_too_many() {
+fn started_stream_over_the_limit_is_closed() {
     let layer = layer();
     let (first, mut one) = open(&layer);
     first.limit(&7, 1).unwrap();
@@ -280,7 +280,7 @@ fn a_stream_that_has_started_ends_when_it_is_one_too_many() {
 }
 
 #[test]
-fn a_connection_that_has_ended_counts_for_nothing() {
+fn ended_connection_is_not_counted() {
     let layer = layer();
     let (ended, stream) = open(&layer);
     drop(stream);
@@ -290,7 +290,7 @@ fn a_connection_that_has_ended_counts_for_nothing() {
 }
 
 #[test]
-fn two_registries_count_apart() {
+fn registries_count_independently() {
     let (first, second) = (layer(), layer());
     let (one, _one) = open(&first);
     let (two, _two) = open(&second);
@@ -301,7 +301,7 @@ fn two_registries_count_apart() {
 // ===== several threads =====
 
 #[test]
-fn threads_together_never_exceed_a_bound() {
+fn concurrent_threads_never_exceed_a_limit() {
     const THREADS: usize = 6;
     let layer = layer()
         .max_connections(4)
@@ -356,7 +356,7 @@ fn threads_together_never_exceed_a_bound() {
 }
 
 #[test]
-fn handles_that_limit_the_same_key_at_once_count_once() {
+fn concurrent_limits_of_one_key_count_once() {
     for _ in 0..200 {
         let layer = layer();
         let (sse, stream) = open(&layer);

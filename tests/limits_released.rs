@@ -73,14 +73,14 @@ fn assert_released(layer: &SseLayer) {
 // ===== before the stream =====
 
 #[test]
-fn a_response_that_is_dropped_before_its_first_poll() {
+fn unpolled_response_future_releases_its_limits() {
     let layer = layer();
     drop(limited(&layer, async |_| plain()));
     assert_released(&layer);
 }
 
 #[test]
-fn a_response_that_is_dropped_before_the_answer() {
+fn dropped_pending_response_future_releases_its_limits() {
     let layer = layer();
     let mut call = limited(&layer, async |_| {
         forever().await;
@@ -93,7 +93,7 @@ fn a_response_that_is_dropped_before_the_answer() {
 }
 
 #[test]
-fn a_handler_that_declines_and_keeps_its_handle() {
+fn declining_handler_with_a_handle_releases_its_limits() {
     for code in [200, 204, 301, 304, 401, 404, 500] {
         let layer = layer();
         let response = limited(&layer, async move |sse| {
@@ -108,7 +108,7 @@ fn a_handler_that_declines_and_keeps_its_handle() {
 }
 
 #[test]
-fn a_handler_that_fails_before_the_stream() {
+fn handler_error_before_start_releases_its_limits() {
     let layer = layer();
     let mut call = limited(&layer, async |_| Err(Failure));
     assert!(call.poll().is_ready());
@@ -116,7 +116,7 @@ fn a_handler_that_fails_before_the_stream() {
 }
 
 #[test]
-fn a_handler_that_panics_before_the_stream() {
+fn handler_panic_before_start_releases_its_limits() {
     let layer = layer();
     let mut call = limited(&layer, async |_| panic!("before the stream"));
     let caught = catch_unwind(AssertUnwindSafe(|| call.poll().is_ready()));
@@ -128,7 +128,7 @@ fn a_handler_that_panics_before_the_stream() {
 }
 
 #[test]
-fn an_inner_service_that_panics_when_it_is_called() {
+fn inner_service_panic_in_call_releases_its_limits() {
     let layer = layer();
     let mut service = layer.layer(service_fn(|request| -> std::future::Ready<Answer> {
         sse_of(&request).limit(&7, 1).unwrap();
@@ -140,7 +140,7 @@ fn an_inner_service_that_panics_when_it_is_called() {
 }
 
 #[test]
-fn an_accept_function_that_says_no() {
+fn refusing_accept_function_releases_its_limits() {
     let layer = layer();
     let accept = layer.clone().accept(async |sse: SseConnection, _| {
         sse.limit(&7, 1).unwrap();
@@ -155,7 +155,7 @@ fn an_accept_function_that_says_no() {
 }
 
 #[test]
-fn a_head_request_that_would_be_a_stream() {
+fn head_request_releases_its_limits() {
     let layer = layer();
     let mut request = get("/events");
     *request.method_mut() = Method::HEAD;
@@ -172,7 +172,7 @@ fn a_head_request_that_would_be_a_stream() {
 }
 
 #[test]
-fn a_connection_that_another_bound_refuses() {
+fn connection_refused_by_a_later_limit_releases_the_others() {
     let layer = layer();
     let response = limited(&layer, async |sse| {
         sse.limit(&"none of this", 0).unwrap_err();
@@ -186,7 +186,7 @@ fn a_connection_that_another_bound_refuses() {
 // ===== after the start =====
 
 #[test]
-fn a_body_that_is_dropped_at_any_poll() {
+fn body_dropped_after_any_poll_releases_its_limits() {
     for fails in [false, true] {
         for polls in 0.. {
             let layer = layer();
@@ -220,7 +220,7 @@ fn a_body_that_is_dropped_at_any_poll() {
 }
 
 #[test]
-fn a_stream_that_is_closed_or_failed_or_let_go_of() {
+fn ended_stream_releases_its_limits() {
     let ends: [fn(SseConnection) -> bool; 4] = [
         |sse| sse.close(),
         |sse| sse.fail("broken"),
@@ -240,7 +240,7 @@ fn a_stream_that_is_closed_or_failed_or_let_go_of() {
 }
 
 #[test]
-fn a_handler_that_panics_inside_the_body() {
+fn handler_panic_inside_the_body_releases_its_limits() {
     let layer = layer();
     let mut stream = limited(&layer, async |sse| -> Answer<Text> {
         sse.start();
@@ -253,7 +253,7 @@ fn a_handler_that_panics_inside_the_body() {
 }
 
 #[test]
-fn hooks_that_panic() {
+fn panicking_hooks_do_not_keep_limits() {
     let layer = layer()
         .on_open(|_| panic!("in on_open"))
         .on_close(|_, _| panic!("in on_close"));
@@ -264,7 +264,7 @@ fn hooks_that_panic() {
 }
 
 #[test]
-fn a_hook_finds_the_place_given_back() {
+fn limits_are_released_before_hooks_run() {
     let layer = layer();
     let (sse, stream) = open(&layer);
     let (tell, told) = std::sync::mpsc::channel();
@@ -292,7 +292,7 @@ async fn ended(layer: &SseLayer, sse: &SseConnection) -> CloseReason {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_stalls() {
+async fn stalled_stream_releases_its_limits() {
     let layer = layer();
     let (sse, _stream) = open(&layer);
     sse.try_send(Event::message("never taken")).unwrap();
@@ -301,7 +301,7 @@ async fn a_stream_that_stalls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscriber_that_is_too_slow() {
+async fn slow_subscriber_releases_its_limits() {
     let layer = layer().without_stall_timeout();
     let history = History::default().events(2);
     let builder = Broker::builder().history(history);
@@ -317,7 +317,7 @@ async fn a_subscriber_that_is_too_slow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_at_the_end_of_its_life_that_is_not_taken() {
+async fn unread_stream_past_its_lifetime_releases_its_limits() {
     let layer = layer();
     let (sse, _stream) = open(&layer);
     sse.try_send(Event::message("never taken")).unwrap();
@@ -327,7 +327,7 @@ async fn a_stream_at_the_end_of_its_life_that_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_was_closed_and_is_not_taken() {
+async fn unread_closed_stream_releases_its_limits() {
     let layer = layer().without_stall_timeout();
     let (sse, _stream) = open(&layer);
     sse.try_send(Event::message("never taken")).unwrap();
@@ -337,7 +337,7 @@ async fn a_stream_that_was_closed_and_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_drained() {
+async fn drained_stream_is_deregistered() {
     let layer = layer();
     let (sse, _stream) = open(&layer);
     let drained = layer.connections().drain().await;

@@ -22,7 +22,7 @@ const LATER_RUST: &[(&str, (u32, u32))] = &[
 ];
 
 #[test]
-fn no_dependency_needs_a_later_rust_than_the_crate_claims() -> TestResult {
+fn no_dependency_requires_a_newer_rust_than_the_crate() -> TestResult {
     let packages = packages()?;
     let claimed = packages
         .iter()
@@ -57,7 +57,7 @@ fn no_dependency_needs_a_later_rust_than_the_crate_claims() -> TestResult {
 }
 
 #[test]
-fn every_licence_is_one_of_those_in_deny_toml() -> TestResult {
+fn every_licence_is_allowed_by_deny_toml() -> TestResult {
     let text = read("deny.toml")?;
     let list = text.split("allow = [").nth(1).unwrap_or_default();
     let list = list.split(']').next().unwrap_or_default();
@@ -107,7 +107,7 @@ fn every_feature_has_a_comment_and_a_row_on_both_pages() -> TestResult {
 }
 
 #[test]
-fn a_licence_expression_is_read_as_spdx_means_it() {
+fn licence_expressions_follow_spdx_precedence() {
     let allowed = BTreeSet::from(["MIT", "Apache-2.0"]);
     for (licence, expected) in [
         ("MIT", true),

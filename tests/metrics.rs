@@ -18,7 +18,7 @@ fn value(text: &str, series: &str) -> f64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_figure_has_its_name_in_the_recorder() {
+async fn every_metric_is_recorded_under_its_name() {
     let layer = SseLayer::any_path().max_connections(1);
     let broker = Broker::in_memory();
     let (sse, mut events) = connection_of(&layer, Request::default()).await;

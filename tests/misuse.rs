@@ -37,7 +37,7 @@ fn assert_closed(sse: &SseConnection, reason: CloseReason) {
 }
 
 #[test]
-fn a_closed_connection_takes_nothing_and_closing_twice_does_nothing() {
+fn closed_connection_refuses_sends_and_a_second_close() {
     let (sse, mut stream) = open(&layer());
     assert!(sse.close());
     assert!(!sse.close());
@@ -46,7 +46,7 @@ fn a_closed_connection_takes_nothing_and_closing_twice_does_nothing() {
 }
 
 #[test]
-fn a_handle_that_is_kept_after_the_request_says_that_the_client_has_left() {
+fn handle_kept_after_disconnect_reports_client_gone() {
     let layer = layer();
     let (sse, stream) = open(&layer);
     drop(stream);
@@ -85,7 +85,7 @@ impl Drop for SendsInDrop {
 }
 
 #[test]
-fn a_send_from_the_destructor_of_a_handler_that_has_finished_goes_out() {
+fn send_from_drop_of_a_finished_handler_is_delivered() {
     let notes = Notes::default();
     for later in [false, true] {
         let noted = notes.clone();
@@ -106,7 +106,7 @@ fn a_send_from_the_destructor_of_a_handler_that_has_finished_goes_out() {
 }
 
 #[test]
-fn a_send_from_the_destructor_of_a_handler_that_is_dropped_is_an_error() {
+fn send_from_drop_of_a_dropped_handler_is_an_error() {
     let notes = Notes::default();
     let noted = notes.clone();
     let mut stream = call_sse(&layer(), async move |sse| {
@@ -122,7 +122,7 @@ fn a_send_from_the_destructor_of_a_handler_that_is_dropped_is_an_error() {
 }
 
 #[test]
-fn a_send_from_the_destructor_of_a_handler_that_panics_does_not_abort() {
+fn send_from_drop_of_a_panicking_handler_does_not_abort() {
     let notes = Notes::default();
     let noted = notes.clone();
     let layer = layer();
@@ -139,7 +139,7 @@ fn a_send_from_the_destructor_of_a_handler_that_panics_does_not_abort() {
 }
 
 #[test]
-fn a_send_from_a_destructor_among_the_connections_values_is_an_error() {
+fn drop_of_a_connection_value_may_use_the_registry() {
     struct Value(mpsc::Sender<usize>, tower_sse::Connections);
 
     impl Drop for Value {
@@ -193,7 +193,7 @@ fn a_send_may_be_polled_after_it_was_ready() {
 }
 
 #[test]
-fn a_welcome_function_that_panics_leaves_nothing_behind() {
+fn panicking_welcome_function_closes_the_connection() {
     let notes = Notes::default();
     let layer = notes
         .on(SseLayer::new("/events"))
@@ -209,7 +209,7 @@ fn a_welcome_function_that_panics_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_predicate_that_panics_closes_nothing_and_locks_nothing() {
+fn panicking_predicate_closes_no_stream_and_holds_no_lock() {
     let layer = layer();
     let (sse, mut stream) = open(&layer);
     let connections = layer.connections().clone();
@@ -222,7 +222,7 @@ fn a_predicate_that_panics_closes_nothing_and_locks_nothing() {
 }
 
 #[test]
-fn a_handler_may_take_the_connection_out_of_its_request() {
+fn handler_may_remove_the_connection_from_its_request() {
     let layer = layer();
     let mut stream = call(&layer, get("/events"), async |mut request| {
         let sse: SseConnection = request.extensions_mut().remove().unwrap();
@@ -237,7 +237,7 @@ fn a_handler_may_take_the_connection_out_of_its_request() {
 }
 
 #[test]
-fn a_handler_that_waits_for_the_end_of_its_own_stream_ends_with_it() {
+fn handler_awaiting_its_own_close_ends_with_the_stream() {
     let notes = Notes::default();
     let dropped = notes.on_drop("dropped");
     let (keep, kept) = mpsc::channel();
@@ -307,7 +307,7 @@ fn handles_are_used_from_many_threads_at_once() {
 }
 
 #[test]
-fn a_connection_is_closed_from_many_threads_for_one_reason() {
+fn concurrent_closes_report_one_reason() {
     for _ in 0..200 {
         let notes = Notes::default();
         let layer = notes.on(layer());
@@ -339,7 +339,7 @@ fn a_connection_is_closed_from_many_threads_for_one_reason() {
 }
 
 #[test]
-fn a_stream_dropped_while_others_send_wakes_them_all() {
+fn dropped_stream_wakes_all_waiting_senders() {
     let (sse, stream) = open(&layer().outbox(1, 1));
     let threads: Vec<_> = (0..8)
         .map(|_| {
@@ -362,7 +362,7 @@ fn a_stream_dropped_while_others_send_wakes_them_all() {
 }
 
 #[test]
-fn bodies_and_handles_are_free_to_move_between_threads() {
+fn bodies_and_handles_are_send() {
     fn moves<T: Send + Sync>() {}
     fn sends<T: Send>(_: &T) {}
     moves::<SseConnection>();

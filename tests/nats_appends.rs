@@ -85,7 +85,7 @@ async fn connection(client: TcpStream, server: TcpStream, mut answers: watch::Re
 }
 
 #[tokio::test]
-async fn an_append_whose_acknowledgement_is_lost_is_repeated_and_stands_in_the_log_once() {
+async fn retried_append_is_stored_once() {
     let server = NatsServer::start().await;
     let proxy = Proxy::to(&server).await;
     let log = JetStream::connect(&proxy.url).await.unwrap();
@@ -109,7 +109,7 @@ async fn an_append_whose_acknowledgement_is_lost_is_repeated_and_stands_in_the_l
 }
 
 #[tokio::test]
-async fn an_append_that_nobody_acknowledges_fails_in_its_time_as_maybe_sent() {
+async fn unacknowledged_append_times_out_as_maybe_sent() {
     let server = NatsServer::start().await;
     let proxy = Proxy::to(&server).await;
     let limit = Duration::from_millis(600);
@@ -137,7 +137,7 @@ async fn an_append_that_nobody_acknowledges_fails_in_its_time_as_maybe_sent() {
 }
 
 #[tokio::test]
-async fn a_subject_that_is_of_another_stream_is_refused() {
+async fn subject_of_another_stream_is_refused() {
     let server = NatsServer::start().await;
     let config = stream::Config {
         name: "other".to_owned(),
@@ -156,7 +156,7 @@ async fn a_subject_that_is_of_another_stream_is_refused() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_log_is_an_error_at_once() {
+async fn invalid_options_fail_at_connect() {
     let refused = async |options: JetStreamOptions, why: &str| {
         let error = options.connect().await.unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
@@ -180,7 +180,7 @@ async fn what_cannot_be_a_log_is_an_error_at_once() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_sign_in_gets_the_cause_with_the_error() {
+async fn authorization_failure_is_the_cause_of_the_error() {
     let mut server = NatsServer::stopped();
     server.more = r#"authorization { user: me, password: "p@ss" }"#.to_owned();
     server.restart().await;

@@ -65,7 +65,7 @@ impl Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_is_killed_costs_nobody_an_event() {
+async fn killed_leader_causes_no_loss() {
     let mut cluster = Cluster::start().await;
     let nodes = [
         Broker::new(cluster.options().connect().await.unwrap()),

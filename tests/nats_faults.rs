@@ -26,7 +26,7 @@ use tower_sse::{
 };
 
 #[tokio::test]
-async fn a_service_starts_while_its_server_is_not_there() {
+async fn broker_starts_without_its_server() {
     let mut server = NatsServer::stopped();
     let log = server.log().await;
     assert!(!log.is_connected());
@@ -61,7 +61,7 @@ async fn a_service_starts_while_its_server_is_not_there() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_while_the_server_is_not_there_gets_what_was_missed() {
+async fn client_resuming_during_an_outage_gets_missed_events() {
     let mut server = NatsServer::start().await;
     let before = Broker::new(server.log().await);
     let place = publish(&before, "a", "0").await;
@@ -141,7 +141,7 @@ async fn load(broker: &Broker, time: Duration, acknowledged: &Acknowledged) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_under_load_loses_and_doubles_nothing() {
+async fn killed_server_under_load_causes_no_loss_or_duplicate() {
     let mut server = NatsServer::start().await;
     // Room for what comes while a client of a busy machine is not read.
     let history = History::default().events(100_000).bytes(64 << 20);
@@ -215,7 +215,7 @@ async fn a_server_that_is_killed_under_load_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_frozen_makes_appends_fail_in_time_and_nothing_else() {
+async fn frozen_server_only_times_out_appends() {
     let server = NatsServer::start().await;
     let limit = Duration::from_secs(1);
     let log = server
@@ -265,7 +265,7 @@ async fn a_server_that_is_frozen_makes_appends_fail_in_time_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_node_has_one_connection_and_one_consumer_whoever_subscribes() {
+async fn node_uses_one_connection_and_one_consumer() {
     let server = NatsServer::start().await;
     let nodes = [
         Broker::new(server.log().await),
@@ -292,7 +292,7 @@ async fn a_node_has_one_connection_and_one_consumer_whoever_subscribes() {
 }
 
 #[tokio::test]
-async fn a_handle_that_is_dropped_while_its_server_is_not_there_stops_trying() {
+async fn dropped_handle_stops_reconnecting() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);

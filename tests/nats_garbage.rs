@@ -43,7 +43,7 @@ fn with_lines(record: &[u8], lines: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn messages_of_other_programs_are_skipped_and_counted_and_nobody_is_told() {
+async fn foreign_messages_are_skipped_and_counted_without_a_gap() {
     let server = NatsServer::with_max_payload(16 << 20).await;
     let log = server.log().await;
     let broker = Broker::new(log.clone());
@@ -72,7 +72,7 @@ async fn messages_of_other_programs_are_skipped_and_counted_and_nobody_is_told()
 }
 
 #[tokio::test]
-async fn a_record_of_a_later_version_is_a_gap_for_its_topic_alone() {
+async fn record_of_a_later_version_is_a_gap_for_its_topic_only() {
     let server = NatsServer::start().await;
     let log = server.log().await;
     let broker = Broker::new(log.clone());
@@ -103,7 +103,7 @@ async fn a_record_of_a_later_version_is_a_gap_for_its_topic_alone() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_whose_topic_is_not_known_is_told_to_all() {
+async fn damaged_record_without_topic_is_a_gap_for_all() {
     let server = NatsServer::start().await;
     let broker = Broker::new(server.log().await);
     let mut clients = [
@@ -123,7 +123,7 @@ async fn a_damaged_record_whose_topic_is_not_known_is_told_to_all() {
 }
 
 #[tokio::test]
-async fn lines_that_no_broker_would_write_are_not_written_to_clients() {
+async fn invalid_lines_are_not_sent_to_clients() {
     let server = NatsServer::start().await;
     let broker = Broker::new(server.log().await);
     let mut client = Client::subscribe(&broker, "a").await;
@@ -154,7 +154,7 @@ async fn lines_that_no_broker_would_write_are_not_written_to_clients() {
 }
 
 #[tokio::test]
-async fn records_above_the_bound_are_rejected_and_those_of_others_not_delivered() {
+async fn oversized_record_is_rejected_or_replaced_by_a_gap() {
     let server = NatsServer::start().await;
     let strict = server.options().max_record(100).connect().await.unwrap();
     let (strict, lax) = (Broker::new(strict), Broker::new(server.log().await));

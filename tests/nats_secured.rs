@@ -61,7 +61,7 @@ async fn why_not(options: JetStreamOptions) -> String {
 }
 
 #[tokio::test]
-async fn a_log_is_shared_over_tls_and_the_server_is_known_by_its_authority() {
+async fn nodes_share_a_log_over_tls_with_a_trusted_authority() {
     let (mut server, certified) = server_for("127.0.0.1", false).await;
     let trusting = server.options().root_certificates(&certified.authority);
     are_one(trusting.clone()).await;
@@ -79,7 +79,7 @@ async fn a_log_is_shared_over_tls_and_the_server_is_known_by_its_authority() {
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_or_name_is_refused_and_the_cause_says_so() {
+async fn untrusted_certificate_is_refused_with_its_cause() {
     let (server, _) = server_for("127.0.0.1", false).await;
     let other = Certified::new(server.folder(), "other");
     let why = why_not(server.options().root_certificates(&other.authority)).await;
@@ -94,7 +94,7 @@ async fn a_server_of_another_authority_or_name_is_refused_and_the_cause_says_so(
 }
 
 #[tokio::test]
-async fn a_server_without_tls_gets_no_password_from_one_who_wants_it() {
+async fn no_password_is_sent_to_a_server_without_tls() {
     let server = NatsServer::start().await;
     let certified = Certified::new(server.folder(), "127.0.0.1");
     let options = server.options().root_certificates(&certified.authority);
@@ -104,7 +104,7 @@ async fn a_server_without_tls_gets_no_password_from_one_who_wants_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_a_certificate_gets_it() {
+async fn client_certificate_is_sent_if_required() {
     let (server, certified) = server_for("127.0.0.1", true).await;
     let trusting = server.options().root_certificates(&certified.authority);
     why_not(trusting.clone()).await;
@@ -112,7 +112,7 @@ async fn a_server_that_asks_for_a_certificate_gets_it() {
 }
 
 #[tokio::test]
-async fn a_token_and_the_seed_of_a_key_and_a_credentials_file_open_the_door() {
+async fn token_nkey_and_credentials_file_authenticate() {
     let server = server_with("authorization { token: \"s3cr3t\" }".to_owned()).await;
     let why = why_not(server.options().token("other")).await;
     assert!(why.contains("authorization violation"), "{why}");
@@ -132,7 +132,7 @@ async fn a_token_and_the_seed_of_a_key_and_a_credentials_file_open_the_door() {
 }
 
 #[tokio::test]
-async fn files_that_are_not_there_are_an_error_at_once() {
+async fn missing_files_fail_at_connect() {
     let server = NatsServer::start().await;
     let certified = Certified::new(server.folder(), "a");
     let missing = server.folder().join("missing");
@@ -154,7 +154,7 @@ async fn files_that_are_not_there_are_an_error_at_once() {
 }
 
 #[tokio::test]
-async fn one_of_several_servers_that_is_there_is_enough() {
+async fn one_reachable_server_of_several_suffices() {
     let server = NatsServer::start().await;
     let away = free_port();
     let urls = format!("nats://127.0.0.1:{away}, {}", server.url());

@@ -101,7 +101,7 @@ async fn outcome_of(broker: &Broker, place: Position) -> Outcome {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_purged_is_told() {
+async fn purged_stream_is_a_gap() {
     let all = Nodes::start().await;
     let before = Position::new(all.clients[0].place().epoch(), 0, 0);
     all.server.stream().await.purge().await.unwrap();
@@ -113,7 +113,7 @@ async fn a_stream_that_is_purged_is_told() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_deleted_is_made_anew_and_told() {
+async fn deleted_stream_is_recreated_with_a_gap() {
     let all = Nodes::start().await;
     let old = all.clients[0].place();
     all.server
@@ -129,7 +129,7 @@ async fn a_stream_that_is_deleted_is_made_anew_and_told() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_made_anew_by_somebody_else_is_told() {
+async fn stream_recreated_by_another_client_is_a_gap() {
     let all = Nodes::start().await;
     let old = all.clients[0].place();
     let admin = all.server.admin().await;
@@ -159,7 +159,7 @@ async fn a_stream_that_is_made_anew_by_somebody_else_is_told() {
 }
 
 #[tokio::test]
-async fn a_stream_in_memory_is_lost_with_its_server_and_that_is_told() {
+async fn restart_of_an_in_memory_stream_is_a_gap() {
     let mut all = Nodes::with(JetStreamOptions::in_memory).await;
     let old = all.clients[0].place();
     all.server.restart().await;
@@ -168,7 +168,7 @@ async fn a_stream_in_memory_is_lost_with_its_server_and_that_is_told() {
 }
 
 #[tokio::test]
-async fn a_server_that_has_lost_its_files_is_told() {
+async fn server_restarted_without_its_files_is_a_gap() {
     let mut all = Nodes::start().await;
     all.server.kill();
     all.server.wipe();
@@ -177,7 +177,7 @@ async fn a_server_that_has_lost_its_files_is_told() {
 }
 
 #[tokio::test]
-async fn what_happens_while_a_node_is_stopped_is_told_to_those_who_come_back() {
+async fn purge_while_a_node_is_stopped_is_a_gap_on_resume() {
     for is_deleted in [false, true] {
         let Nodes {
             server,
@@ -201,7 +201,7 @@ async fn what_happens_while_a_node_is_stopped_is_told_to_those_who_come_back() {
 
 /// As a server does whose machine has failed, or a copy of it that was behind and took its place.
 #[tokio::test]
-async fn a_server_that_forgets_what_it_acknowledged_is_told_to_those_who_saw_it() {
+async fn forgotten_acknowledged_messages_are_a_gap() {
     let Nodes {
         mut server,
         nodes,
@@ -253,7 +253,7 @@ async fn publish_again(node: &Broker, text: &str) {
 }
 
 #[tokio::test]
-async fn a_message_that_is_deleted_from_the_stream_is_told_to_whoever_has_not_had_it() {
+async fn deleted_message_is_a_gap_for_clients_before_it() {
     let all = Nodes::start().await;
     let stream = all.server.stream().await;
     let mut places = Vec::new();
@@ -280,7 +280,7 @@ async fn a_message_that_is_deleted_from_the_stream_is_told_to_whoever_has_not_ha
 }
 
 #[tokio::test]
-async fn a_stream_that_somebody_else_has_made_is_used_as_it_is() {
+async fn existing_stream_is_used_with_its_configuration() {
     let server = NatsServer::start().await;
     let config = stream::Config {
         name: "theirs".to_owned(),

@@ -124,13 +124,13 @@ async fn client(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_restart_on_redis_costs_five_hundred_clients_nothing() {
+async fn rolling_restart_on_redis_is_lossless_for_500_clients() {
     let server = RedisServer::start().await;
     rolling_restart(async || on_redis(&server).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_restart_on_jetstream_costs_five_hundred_clients_nothing() {
+async fn rolling_restart_on_jetstream_is_lossless_for_500_clients() {
     let server = NatsServer::start().await;
     rolling_restart(async || Broker::new(server.log().await)).await;
 }
@@ -198,7 +198,7 @@ async fn rolling_restart(broker: impl AsyncFn() -> Broker) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_subscribers_of_a_node_share_one_connection_that_stays() {
+async fn many_subscribers_share_one_lasting_redis_connection() {
     let server = RedisServer::start().await;
     let node = Node::new(on_redis(&server).await, 0);
     let joined = Arc::new(tokio::sync::Semaphore::new(0));

@@ -87,7 +87,7 @@ async fn flood(lines: &Lines, broker: &Broker, skipped: impl Fn() -> u64, junk: 
 }
 
 #[tokio::test]
-async fn junk_is_told_once_a_second_at_most_however_much_there_is() {
+async fn foreign_entries_are_logged_at_most_once_a_second() {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)

@@ -34,7 +34,7 @@ fn fill(sse: &SseConnection, event: &Event) -> usize {
 // ===== bounds =====
 
 #[test]
-fn it_takes_64_events_and_hands_the_next_one_back() {
+fn outbox_holds_64_events_and_returns_the_next() {
     let (sse, _stream) = open(&layer());
     assert_eq!(fill(&sse, &small("a")), 64);
     let error = sse.try_send(small("one too many")).unwrap_err();
@@ -44,7 +44,7 @@ fn it_takes_64_events_and_hands_the_next_one_back() {
 }
 
 #[test]
-fn it_takes_a_mebibyte() {
+fn outbox_holds_a_mebibyte() {
     let (sse, mut stream) = open(&layer());
     assert_eq!(fill(&sse, &sized(1 << 18)), 4);
     assert!(sse.try_send(small("no room")).is_err());
@@ -54,7 +54,7 @@ fn it_takes_a_mebibyte() {
 }
 
 #[test]
-fn the_bounds_can_be_set() {
+fn outbox_limits_can_be_set() {
     let (sse, _stream) = open(&layer().outbox(3, 1024));
     assert_eq!(fill(&sse, &small("a")), 3);
 
@@ -63,7 +63,7 @@ fn the_bounds_can_be_set() {
 }
 
 #[test]
-fn one_event_is_taken_when_nothing_else_waits_however_large() {
+fn empty_outbox_accepts_an_event_of_any_size() {
     let (sse, mut stream) = open(&layer());
     let large = sized(16 << 20);
     assert_eq!(fill(&sse, &large), 1);
@@ -79,7 +79,7 @@ fn one_event_is_taken_when_nothing_else_waits_however_large() {
 }
 
 #[test]
-fn a_million_sends_without_a_poll_keep_64_events() {
+fn million_sends_without_a_poll_queue_64_events() {
     let (sse, mut stream) = open(&layer());
     let taken = (0..1_000_000)
         .filter(|_| sse.try_send(small("a")).is_ok())
@@ -89,7 +89,7 @@ fn a_million_sends_without_a_poll_keep_64_events() {
 }
 
 #[test]
-fn the_bounds_hold_before_the_start_too() {
+fn outbox_limits_apply_before_the_start() {
     let mut stream = call_sse(&layer(), async |sse| {
         assert_eq!(fill(&sse, &small("a")), 64);
         plain()
@@ -101,7 +101,7 @@ fn the_bounds_hold_before_the_start_too() {
 // ===== order =====
 
 #[test]
-fn senders_that_wait_are_served_in_the_order_in_which_they_came() {
+fn waiting_senders_are_served_in_order() {
     let (sse, mut stream) = open(&layer().outbox(1, 1024));
     sse.try_send(small("0")).unwrap();
     let mut senders: Vec<_> = ["1", "2", "3"]
@@ -127,7 +127,7 @@ fn senders_that_wait_are_served_in_the_order_in_which_they_came() {
 }
 
 #[test]
-fn senders_that_fit_together_wake_one_after_the_other() {
+fn senders_that_fit_are_woken_one_after_another() {
     let (sse, mut stream) = open(&layer().outbox(2, 1024));
     assert_eq!(fill(&sse, &small("0")), 2);
     let mut one = task::spawn(sse.send(small("1")));
@@ -148,7 +148,7 @@ fn senders_that_fit_together_wake_one_after_the_other() {
 }
 
 #[test]
-fn try_send_does_not_overtake_a_sender_that_waits() {
+fn try_send_does_not_overtake_a_waiting_sender() {
     let (sse, mut stream) = open(&layer().outbox(1, 1024));
     sse.try_send(small("0")).unwrap();
     let mut waits = task::spawn(sse.send(small("1")));
@@ -170,7 +170,7 @@ fn try_send_does_not_overtake_a_sender_that_waits() {
 }
 
 #[test]
-fn a_large_event_that_waits_is_not_starved_by_small_ones() {
+fn waiting_large_event_is_not_starved_by_small_ones() {
     let (sse, mut stream) = open(&layer().outbox(64, 1000));
     assert_eq!(fill(&sse, &sized(500)), 2);
     let mut large = task::spawn(sse.send(sized(900)));
@@ -184,7 +184,7 @@ fn a_large_event_that_waits_is_not_starved_by_small_ones() {
 }
 
 #[test]
-fn a_send_that_is_dropped_while_it_waits_leaves_no_trace() {
+fn dropped_waiting_send_has_no_effect() {
     let (sse, mut stream) = open(&layer().outbox(1, 1024));
     sse.try_send(small("0")).unwrap();
     let mut dropped = task::spawn(sse.send(small("dropped")));
@@ -197,7 +197,7 @@ fn a_send_that_is_dropped_while_it_waits_leaves_no_trace() {
 }
 
 #[test]
-fn a_send_that_is_dropped_in_its_turn_passes_it_on() {
+fn dropped_woken_send_wakes_the_next_sender() {
     let (sse, mut stream) = open(&layer().outbox(1, 1024));
     sse.try_send(small("0")).unwrap();
     let mut first = task::spawn(sse.send(small("1")));
@@ -224,7 +224,7 @@ fn a_send_that_was_never_polled_sends_nothing() {
 }
 
 #[test]
-fn senders_that_wait_are_told_of_every_end() {
+fn waiting_senders_fail_at_every_kind_of_end() {
     type End = fn(SseConnection, Stream);
     let ends: [(End, &str); 4] = [
         (
@@ -272,7 +272,7 @@ fn senders_that_wait_are_told_of_every_end() {
 // ===== frames =====
 
 #[test]
-fn a_single_event_goes_out_as_its_own_frame() {
+fn single_event_is_sent_as_its_own_frame() {
     let (sse, mut stream) = open(&layer());
     sse.try_send(sized(100_000)).unwrap();
     assert_eq!(stream.frame().len(), 100_000);
@@ -282,7 +282,7 @@ fn a_single_event_goes_out_as_its_own_frame() {
 }
 
 #[test]
-fn events_that_are_ready_together_go_out_in_one_frame() {
+fn ready_events_are_merged_into_one_frame() {
     let (sse, mut stream) = open(&layer());
     let mut expected = String::new();
     for number in 0..64 {
@@ -295,7 +295,7 @@ fn events_that_are_ready_together_go_out_in_one_frame() {
 }
 
 #[test]
-fn merged_frames_are_at_most_32_kib_and_end_on_event_boundaries() {
+fn merged_frames_hold_at_most_32_kib_of_whole_events() {
     const MERGED: usize = 32 * 1024;
     let frames = |sizes: &[usize]| {
         let (sse, mut stream) = open(&layer().outbox(1000, usize::MAX));
@@ -321,7 +321,7 @@ fn merged_frames_are_at_most_32_kib_and_end_on_event_boundaries() {
 }
 
 #[test]
-fn the_welcome_merges_with_what_was_sent_before_it_was_taken() {
+fn welcome_is_merged_with_events_already_queued() {
     let layer = SseLayer::new("/events").welcome(|_| small("welcome"));
     let (sse, mut stream) = open_untouched(&layer);
     sse.try_send(small("a")).unwrap();
@@ -334,7 +334,7 @@ fn the_welcome_merges_with_what_was_sent_before_it_was_taken() {
 }
 
 #[test]
-fn a_comment_is_its_lines_alone() {
+fn comment_is_sent_as_comment_lines_only() {
     let (sse, mut stream) = open(&layer());
     sse.try_send(Event::comment("one\ntwo")).unwrap();
     sse.try_send(small("a")).unwrap();
@@ -344,7 +344,7 @@ fn a_comment_is_its_lines_alone() {
 // ===== backpressure =====
 
 #[test]
-fn a_straight_loop_stops_while_the_body_is_not_polled_and_goes_on_with_it() {
+fn sending_loop_is_paced_by_polls_of_the_body() {
     let notes = rules::Notes::default();
     let (noted, dropped) = (notes.clone(), notes.on_drop("dropped"));
     let mut stream = call_sse(&layer(), async move |sse| {
@@ -377,7 +377,7 @@ fn a_straight_loop_stops_while_the_body_is_not_polled_and_goes_on_with_it() {
 }
 
 #[test]
-fn a_handler_that_sends_from_another_task_waits_for_the_body_as_well() {
+fn sender_in_another_task_is_paced_by_the_body() {
     let (sse, mut stream) = open(&layer().outbox(1, 1));
     let mut sender = task::spawn(async {
         for text in ["a", "b"] {

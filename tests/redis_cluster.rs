@@ -141,7 +141,7 @@ impl Cluster {
 }
 
 #[tokio::test]
-async fn the_server_that_has_the_slot_is_found_by_any_other() {
+async fn slot_owner_is_found_through_any_server() {
     let cluster = Cluster::start().await;
     let [here, there] = cluster.nodes().await;
     let mut client = Client::join_now(&there, "a").await;
@@ -185,7 +185,7 @@ async fn the_server_that_has_the_slot_is_found_by_any_other() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_in_no_cluster_says_so() {
+async fn server_without_cluster_support_is_reported() {
     let server = RedisServer::start().await;
     let none: [&str; 0] = [];
     let options = RedisOptions::new(server.url()).cluster(none);
@@ -198,7 +198,7 @@ async fn a_server_that_is_in_no_cluster_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_that_is_moved_under_load_is_followed_without_a_gap() {
+async fn slot_moved_under_load_is_followed_without_a_gap() {
     let cluster = Cluster::start().await;
     let traffic = Traffic::start(cluster.nodes().await).await;
     cluster.move_slot(async || {}).await;
@@ -211,7 +211,7 @@ async fn a_slot_that_is_moved_under_load_is_followed_without_a_gap() {
 }
 
 #[tokio::test]
-async fn a_slot_on_its_way_makes_appends_wait_and_starts_no_log_of_its_own() {
+async fn migrating_slot_delays_appends_without_a_new_log() {
     let cluster = Cluster::start().await;
     let [here, there] = cluster.nodes().await;
     let mut client = Client::join_now(&there, "a").await;
@@ -241,7 +241,7 @@ async fn a_slot_on_its_way_makes_appends_wait_and_starts_no_log_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_changes_places_with_its_replica_is_followed_without_a_gap() {
+async fn planned_failover_is_followed_without_a_gap() {
     let cluster = Cluster::start().await;
     let traffic = Traffic::start(cluster.nodes().await).await;
     let () = cluster.replica().query(&["CLUSTER", "FAILOVER"]).await;
@@ -255,7 +255,7 @@ async fn a_primary_that_changes_places_with_its_replica_is_followed_without_a_ga
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_is_killed_is_followed_by_its_replica() {
+async fn killed_primary_is_replaced_by_its_replica() {
     let mut cluster = Cluster::start().await;
     let traffic = Traffic::start(cluster.nodes().await).await;
     let owner = cluster.owner;
@@ -270,7 +270,7 @@ async fn a_primary_that_is_killed_is_followed_by_its_replica() {
 }
 
 #[tokio::test]
-async fn a_primary_that_stands_still_is_not_waited_for() {
+async fn frozen_primary_is_replaced() {
     let cluster = Cluster::start().await;
     let options = cluster.options().append_timeout(Duration::from_secs(20));
     let [here, there] = [

@@ -53,7 +53,7 @@ fn kind(result: Result<tower_sse::broker::Position, tower_sse::BrokerError>) -> 
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_at_the_start_is_waited_for() {
+async fn broker_starts_before_its_server() {
     let mut server = RedisServer::prepare(&[]);
     let (broker, log) = node(&server).await;
     let mut client = Client::join(&broker, "a", None).await;
@@ -82,7 +82,7 @@ async fn a_server_that_is_away_at_the_start_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_killed_under_load_and_started_again_loses_and_doubles_nothing() {
+async fn killed_server_under_load_causes_no_loss_or_duplicate() {
     let mut server = RedisServer::start_persistent().await;
     let (here, _) = node(&server).await;
     let (there, _) = node(&server).await;
@@ -156,7 +156,7 @@ async fn a_server_that_is_killed_under_load_and_started_again_loses_and_doubles_
 }
 
 #[tokio::test]
-async fn a_server_that_stands_still_makes_publishing_fail_in_time_and_everything_goes_on_after() {
+async fn frozen_server_times_out_publishing_then_recovers() {
     let server = RedisServer::start().await;
     let log = RedisOptions::new(server.url())
         .append_timeout(Duration::from_secs(1))
@@ -208,7 +208,7 @@ async fn a_server_that_stands_still_makes_publishing_fail_in_time_and_everything
 }
 
 #[tokio::test]
-async fn a_node_that_only_reads_knows_soon_that_its_server_stands_still() {
+async fn reading_node_soon_reports_a_frozen_server() {
     let server = RedisServer::start().await;
     let (broker, log) = node(&server).await;
     let _client = Client::join_now(&broker, "a").await;
@@ -231,7 +231,7 @@ async fn a_node_that_only_reads_knows_soon_that_its_server_stands_still() {
 }
 
 #[tokio::test]
-async fn an_append_that_was_carried_out_unheard_is_not_carried_out_twice() {
+async fn append_with_a_lost_reply_is_stored_once() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(Way::To(server.port())).await;
     let url = format!("redis://127.0.0.1:{}/", proxy.port());
@@ -259,7 +259,7 @@ async fn an_append_that_was_carried_out_unheard_is_not_carried_out_twice() {
 }
 
 #[tokio::test]
-async fn a_slow_line_takes_what_is_large_in_small_bites() {
+async fn large_backlog_is_read_over_a_slow_connection() {
     let server = RedisServer::start().await;
     let (here, _) = node(&server).await;
     let large = "x".repeat(1_000_000);
@@ -282,7 +282,7 @@ async fn a_slow_line_takes_what_is_large_in_small_bites() {
 }
 
 #[tokio::test]
-async fn a_resume_while_the_server_is_away_is_pending_and_then_right() {
+async fn resume_during_an_outage_is_pending_then_resolved() {
     let mut server = RedisServer::start_persistent().await;
     let (broker, _) = node(&server).await;
     let mut client = Client::join_now(&broker, "a").await;

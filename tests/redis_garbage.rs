@@ -84,7 +84,7 @@ async fn skipped(log: &RedisStreams, count: u64) {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_is_counted_and_hurts_nobody() {
+async fn foreign_entries_are_counted_without_a_gap() {
     let server = RedisServer::start().await;
     let (broker, log) = node(&server).await;
     let mut client = Client::join_now(&broker, "a").await;
@@ -119,7 +119,7 @@ async fn what_is_not_ours_is_counted_and_hurts_nobody() {
 }
 
 #[tokio::test]
-async fn what_looks_like_ours_and_is_not_is_told_to_the_clients_of_its_topic() {
+async fn forged_entry_is_a_gap_for_its_topic() {
     let server = RedisServer::start().await;
     let (broker, log) = node(&server).await;
     let mut client = Client::join_now(&broker, "a").await;
@@ -170,7 +170,7 @@ async fn what_looks_like_ours_and_is_not_is_told_to_the_clients_of_its_topic() {
 }
 
 #[tokio::test]
-async fn a_record_of_a_later_version_is_counted_and_told_to_the_clients_of_its_topic() {
+async fn record_of_a_later_version_is_counted_and_a_gap() {
     let server = RedisServer::start().await;
     let (broker, log) = node(&server).await;
     let mut client = Client::join_now(&broker, "a").await;
@@ -196,7 +196,7 @@ async fn a_record_of_a_later_version_is_counted_and_told_to_the_clients_of_its_t
 }
 
 #[tokio::test]
-async fn an_entry_that_leaves_no_room_for_another_does_not_end_the_log_for_ever() {
+async fn log_recovers_from_an_entry_with_the_maximum_id() {
     let server = RedisServer::start().await;
     let (broker, _log) = node(&server).await;
     for id in [
@@ -215,7 +215,7 @@ async fn an_entry_that_leaves_no_room_for_another_does_not_end_the_log_for_ever(
 }
 
 #[tokio::test]
-async fn a_log_that_has_entries_of_others_already_is_begun_after_them() {
+async fn log_begins_after_existing_foreign_entries() {
     let server = RedisServer::start().await;
     for _ in 0..3 {
         add(&server, "*", &[("other", b"x")]).await;
@@ -234,7 +234,7 @@ async fn a_log_that_has_entries_of_others_already_is_begun_after_them() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_too_large_is_rejected_and_one_of_another_node_is_passed_over() {
+async fn oversized_record_is_rejected_or_skipped_with_a_gap() {
     let server = RedisServer::start().await;
     let (large, _) = node(&server).await;
     let log = RedisOptions::new(server.url()).max_record(1000);

@@ -84,7 +84,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_server_that_forgets_is_killed_and_started_again() {
+async fn restart_without_persistence_is_a_gap() {
     let mut server = RedisServer::start().await;
     let scene = Scene::on(&server).await;
     server.kill();
@@ -94,7 +94,7 @@ async fn a_server_that_forgets_is_killed_and_started_again() {
 }
 
 #[tokio::test]
-async fn everything_is_flushed() {
+async fn flushed_server_is_a_gap() {
     let server = RedisServer::start().await;
     let scene = Scene::on(&server).await;
     let () = server.query(&["FLUSHALL"]).await;
@@ -102,7 +102,7 @@ async fn everything_is_flushed() {
 }
 
 #[tokio::test]
-async fn everything_is_flushed_and_at_once_there_is_more_than_before() {
+async fn flush_followed_by_more_records_is_a_gap() {
     let server = RedisServer::start().await;
     let scene = Scene::on(&server).await;
     let () = server.query(&["FLUSHALL"]).await;
@@ -113,7 +113,7 @@ async fn everything_is_flushed_and_at_once_there_is_more_than_before() {
 }
 
 #[tokio::test]
-async fn the_stream_is_deleted() {
+async fn deleted_stream_key_is_a_gap() {
     let server = RedisServer::start().await;
     let scene = Scene::on(&server).await;
     let () = server.query(&["DEL", LOG]).await;
@@ -121,7 +121,7 @@ async fn the_stream_is_deleted() {
 }
 
 #[tokio::test]
-async fn the_state_is_deleted() {
+async fn deleted_state_key_is_a_gap() {
     let server = RedisServer::start().await;
     let scene = Scene::on(&server).await;
     let () = server.query(&["DEL", STATE]).await;
@@ -129,7 +129,7 @@ async fn the_state_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_key_is_replaced_by_a_string() {
+async fn key_replaced_by_a_string_is_a_gap_until_deleted() {
     for key in [LOG, STATE] {
         let server = RedisServer::start().await;
         let mut scene = Scene::on(&server).await;
@@ -161,7 +161,7 @@ async fn total(server: &RedisServer) -> u64 {
 }
 
 #[tokio::test]
-async fn the_log_is_trimmed_past_the_place_of_a_node_that_was_cut_off() {
+async fn log_trimmed_past_a_disconnected_node_is_a_gap() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(Way::To(server.port())).await;
     let (here, cut_off) = (node(server.port()).await, node(proxy.port()).await);
@@ -191,7 +191,7 @@ async fn the_log_is_trimmed_past_the_place_of_a_node_that_was_cut_off() {
 }
 
 #[tokio::test]
-async fn a_log_that_is_trimmed_after_it_was_read_is_no_loss() {
+async fn log_trimmed_after_reading_causes_no_gap() {
     let server = RedisServer::start().await;
     let mut scene = Scene::on(&server).await;
     let () = server.query(&["XTRIM", LOG, "MAXLEN", "0"]).await;
@@ -272,17 +272,17 @@ async fn failover(forgotten: usize, written: usize) {
 }
 
 #[tokio::test]
-async fn a_failover_forgets_records_and_as_many_others_take_their_places() {
+async fn failover_replacing_records_one_for_one_is_a_gap() {
     failover(3, 3).await;
 }
 
 #[tokio::test]
-async fn a_failover_forgets_records_and_there_are_fewer_others() {
+async fn failover_replacing_records_with_fewer_is_a_gap() {
     failover(3, 1).await;
     failover(3, 0).await;
 }
 
 #[tokio::test]
-async fn a_failover_forgets_records_and_there_are_more_others() {
+async fn failover_replacing_records_with_more_is_a_gap() {
     failover(3, 10).await;
 }

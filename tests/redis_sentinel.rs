@@ -88,7 +88,7 @@ impl Watched {
 const FAILED_OVER: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_is_killed_is_followed_by_its_replica_and_stays_one_when_it_is_back() {
+async fn killed_primary_is_not_used_after_its_restart() {
     let mut watched = Watched::start().await;
     let traffic = Traffic::start(watched.nodes().await).await;
     watched.primary.kill();
@@ -104,7 +104,7 @@ async fn a_primary_that_is_killed_is_followed_by_its_replica_and_stays_one_when_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_becomes_a_replica_is_neither_written_to_nor_read_from() {
+async fn demoted_primary_is_no_longer_used() {
     let watched = Watched::start().await;
     let traffic = Traffic::start(watched.nodes().await).await;
     let () = watched.sentinels[0]
@@ -119,7 +119,7 @@ async fn a_primary_that_becomes_a_replica_is_neither_written_to_nor_read_from() 
 }
 
 #[tokio::test]
-async fn a_primary_that_is_made_a_replica_by_hand_is_left_as_soon_as_the_sentinels_know() {
+async fn old_primary_is_dropped_when_sentinels_name_another() {
     // Nobody cuts its connections.
     let watched = Watched::start().await;
     let [here, there] = watched.nodes().await;
@@ -143,7 +143,7 @@ async fn a_primary_that_is_made_a_replica_by_hand_is_left_as_soon_as_the_sentine
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_stands_still_is_not_waited_for() {
+async fn frozen_primary_is_replaced() {
     let watched = Watched::start().await;
     // Longer than the failover takes: what is under way is repeated elsewhere.
     let options = watched.options().append_timeout(Duration::from_secs(20));
@@ -171,7 +171,7 @@ async fn a_primary_that_stands_still_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn one_sentinel_that_answers_is_enough_and_without_any_the_cause_is_told() {
+async fn one_sentinel_suffices_and_errors_name_their_cause() {
     let mut watched = Watched::start().await;
     watched.sentinels[0].freeze();
     watched.sentinels[2].kill();

@@ -93,7 +93,7 @@ async fn two_nodes_share_a_log_over_tls() {
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_or_name_is_refused_and_the_cause_says_so() {
+async fn untrusted_certificate_is_refused_with_its_cause() {
     let (server, _, port) = server_for("127.0.0.1", false).await;
     let other = Certified::new(server.folder(), "other");
     let why = why_not(options(port).root_certificates(&other.authority)).await;
@@ -109,7 +109,7 @@ async fn a_server_of_another_authority_or_name_is_refused_and_the_cause_says_so(
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_not_spoken_to_in_the_clear() {
+async fn no_command_is_sent_to_a_server_without_tls() {
     let server = RedisServer::start().await;
     let certified = Certified::new(server.folder(), "127.0.0.1");
     let before = server.calls().await;
@@ -124,7 +124,7 @@ async fn a_server_without_tls_is_not_spoken_to_in_the_clear() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_a_certificate_gets_it() {
+async fn client_certificate_is_sent_if_required() {
     let (_server, certified, port) = server_for("127.0.0.1", true).await;
     let trusting = options(port).root_certificates(&certified.authority);
     let why = why_not(trusting.clone()).await;
@@ -138,7 +138,7 @@ async fn a_server_that_asks_for_a_certificate_gets_it() {
 }
 
 #[tokio::test]
-async fn files_that_are_no_certificates_are_an_error_at_once() {
+async fn invalid_certificate_files_fail_at_connect() {
     let server = RedisServer::start().await;
     let certified = Certified::new(server.folder(), "a");
     let missing = server.folder().join("missing.pem");

@@ -122,7 +122,7 @@ const FULL: &str = "too many event streams";
 const STOPS: &str = "server is shutting down";
 
 #[test]
-fn get_is_told_to_come_back_later_and_other_methods_that_it_is_unavailable() {
+fn get_gets_a_retry_event_and_other_methods_a_503() {
     ask(&full(), of(Method::GET)).assert_later("full");
     ask(&full(), of(Method::POST)).assert_unavailable(FULL);
     ask(&draining(), of(Method::GET)).assert_later("draining");
@@ -132,7 +132,7 @@ fn get_is_told_to_come_back_later_and_other_methods_that_it_is_unavailable() {
 }
 
 #[test]
-fn head_gets_the_head_that_get_would_get() {
+fn refused_head_request_gets_the_head_of_get() {
     for layer in [full(), full().refusal(Refusal::Unavailable)] {
         let of_get = ask(&layer, of(Method::GET));
         let mut of_head = ask(&layer, of(Method::HEAD));
@@ -146,7 +146,7 @@ fn head_gets_the_head_that_get_would_get() {
 }
 
 #[test]
-fn either_can_be_chosen_for_all_methods() {
+fn refusal_kind_can_be_set_for_all_methods() {
     let later = full().refusal(Refusal::RetryLater);
     let unavailable = full().refusal(Refusal::Unavailable);
     for method in [Method::GET, Method::POST] {
@@ -156,13 +156,13 @@ fn either_can_be_chosen_for_all_methods() {
 }
 
 #[test]
-fn completions_are_unavailable() {
+fn refused_completion_is_a_503() {
     let layer = SseLayer::completions("/events").max_connections(0);
     ask(&layer, of(Method::POST)).assert_unavailable(FULL);
 }
 
 #[test]
-fn the_event_has_the_name_that_the_layer_gives_it() {
+fn refusal_event_uses_the_configured_name() {
     let layer = full().reconnect_event(EventType::from_static("busy"));
     let refused = ask(&layer, of(Method::GET));
     assert_eq!(refused.events[0].event_type, "busy");
@@ -174,7 +174,7 @@ fn the_event_has_the_name_that_the_layer_gives_it() {
 }
 
 #[test]
-fn the_times_are_within_their_bounds_and_differ() {
+fn retry_delays_are_drawn_from_their_range() {
     for (bounds, layer) in [
         ((5_000, 15_000), full()),
         (
@@ -206,7 +206,7 @@ fn the_times_are_within_their_bounds_and_differ() {
 }
 
 #[test]
-fn the_connection_is_to_be_closed_in_a_drain_over_http_1_alone() {
+fn drain_refusal_closes_only_http1_connections() {
     for (version, closes) in [
         (Version::HTTP_10, true),
         (Version::HTTP_11, true),
@@ -232,13 +232,13 @@ fn the_connection_is_to_be_closed_in_a_drain_over_http_1_alone() {
 }
 
 #[test]
-fn an_accept_function_is_not_called() {
+fn accept_function_is_not_called_when_refused() {
     let layer = full().accept(async |_, _| panic!("it is called"));
     ask(&layer, of(Method::GET)).assert_later("full");
 }
 
 #[test]
-fn requests_that_are_not_the_layers_own_go_through() {
+fn unmatched_requests_pass_through() {
     for layer in [full(), draining()] {
         for request in [get("/other"), of(Method::PUT)] {
             let mut body = call(&layer, request, async |_| plain())
@@ -251,7 +251,7 @@ fn requests_that_are_not_the_layers_own_go_through() {
 }
 
 #[test]
-fn what_a_handler_refuses_is_answered_alike() {
+fn limit_refused_in_a_handler_overrides_its_response() {
     for (method, code) in [(Method::GET, 200), (Method::POST, 503)] {
         for handler_answers in [200, 403, 500] {
             let layer = SseLayer::new("/events").methods([Method::GET, Method::POST]);
@@ -285,7 +285,7 @@ fn what_a_handler_refuses_is_answered_alike() {
 }
 
 #[test]
-fn a_body_that_has_been_read_says_so() {
+fn refusal_body_ends_after_its_frame() {
     let mut body = call(&full(), of(Method::GET), async |_| plain()).stream();
     assert!(!body.is_end_stream());
     body.frame();

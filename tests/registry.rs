@@ -16,7 +16,7 @@ fn layer(connections: &Connections) -> SseLayer {
 }
 
 #[test]
-fn a_connection_is_there_from_its_request_to_its_end() {
+fn connection_is_registered_from_request_to_end() {
     let connections = Connections::new();
     assert!(connections.is_empty());
     let (sse, mut stream) = open(&layer(&connections));
@@ -45,7 +45,7 @@ fn a_handle_that_was_found_keeps_the_stream_open() {
 }
 
 #[test]
-fn iter_gives_each_connection_whose_stream_has_started() {
+fn iter_yields_each_started_connection() {
     let connections = Connections::new();
     let layer = layer(&connections);
     let mut waiting = call_sse(&layer, async |_| {
@@ -62,7 +62,7 @@ fn iter_gives_each_connection_whose_stream_has_started() {
 }
 
 #[test]
-fn iter_shows_the_connections_as_they_were() {
+fn iter_is_a_snapshot_of_the_connections() {
     let connections = Connections::new();
     let layer = layer(&connections);
     let (first, stream) = open(&layer);
@@ -75,7 +75,7 @@ fn iter_shows_the_connections_as_they_were() {
 }
 
 #[test]
-fn close_where_closes_those_that_are_meant_and_counts_them() {
+fn close_where_closes_and_counts_matching_connections() {
     let connections = Connections::new();
     let layer = layer(&connections);
     let mut open: Vec<_> = (0..10).map(|_| open(&layer)).collect();
@@ -97,7 +97,7 @@ fn close_where_closes_those_that_are_meant_and_counts_them() {
 }
 
 #[test]
-fn a_connection_that_is_asked_about_is_not_kept_open_by_that() {
+fn predicate_does_not_keep_its_connection_open() {
     let connections = Connections::new();
     let (sse, mut stream) = open(&layer(&connections));
     let mut sse = Some(sse);
@@ -136,7 +136,7 @@ fn one_registry_serves_several_layers() {
 }
 
 #[test]
-fn a_layer_has_a_registry_of_its_own_which_its_clones_and_services_share() {
+fn layer_shares_its_registry_with_its_clones() {
     let layer = SseLayer::new("/events");
     let clone = layer.clone();
     let (_one, _stream) = open(&layer);
@@ -147,7 +147,7 @@ fn a_layer_has_a_registry_of_its_own_which_its_clones_and_services_share() {
 }
 
 #[test]
-fn thousands_of_connections_come_and_go_in_any_order() {
+fn connections_can_be_removed_in_any_order() {
     let connections = Connections::new();
     let layer = layer(&connections);
     let mut open: Vec<_> = (0..2_000).map(|_| open(&layer)).collect();

@@ -120,7 +120,7 @@ impl Drop for Server {
 const ADDRESS: &str = "TOWER_SSE_TEST_ADDRESS";
 
 /// The test that such a process is started with: it serves in its place.
-const NEW_PROCESS: &str = "clients_of_a_new_process_are_told_of_a_gap_and_go_on";
+const NEW_PROCESS: &str = "clients_get_a_gap_from_a_new_process";
 
 /// What a process of its own does in place of the test: it serves until its input ends.
 async fn serve_until_input_ends(address: &str) {
@@ -226,7 +226,7 @@ async fn publish(broker: &Broker, topic: &str, text: &str) {
 // ===== the tests =====
 
 #[tokio::test]
-async fn clients_get_exactly_what_they_missed_while_their_server_was_restarted() {
+async fn clients_resume_exactly_across_server_restarts() {
     for client in CLIENTS {
         let (broker, places) = (Broker::in_memory(), Places::default());
         let mut server = Server::start(any_port(), &broker, &places).await;
@@ -263,7 +263,7 @@ async fn clients_get_exactly_what_they_missed_while_their_server_was_restarted()
 }
 
 #[tokio::test]
-async fn clients_of_a_quiet_topic_beside_a_busy_one_come_back_exactly() {
+async fn quiet_topic_clients_resume_exactly_beside_a_busy_topic() {
     for client in CLIENTS {
         let (broker, places) = (Broker::builder().window(64).in_memory(), Places::default());
         let server = Server::start(any_port(), &broker, &places).await;
@@ -293,7 +293,7 @@ async fn clients_of_a_quiet_topic_beside_a_busy_one_come_back_exactly() {
 
 /// A memory broker's log is gone with its process.
 #[tokio::test]
-async fn clients_of_a_new_process_are_told_of_a_gap_and_go_on() {
+async fn clients_get_a_gap_from_a_new_process() {
     if let Ok(address) = env::var(ADDRESS) {
         return serve_until_input_ends(&address).await;
     }

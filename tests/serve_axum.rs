@@ -15,7 +15,7 @@ use tower_sse::{CloseReason, Event, SseLayer, serve::TcpListener};
 const DEADLINE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn a_client_that_stops_reading_is_closed_at_the_write_deadline() {
+async fn stalled_client_is_closed_at_the_write_deadline() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_send_buffer_size(1).unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

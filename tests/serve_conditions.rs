@@ -66,7 +66,7 @@ async fn is_direct(streams: &Streams, client: &mut Raw, sse: SseConnection) -> b
 // ===== the response =====
 
 #[tokio::test]
-async fn layers_that_leave_the_body_alone_leave_it_direct() {
+async fn layers_that_keep_the_body_keep_it_direct() {
     let mut streams = streams();
     streams.router = streams
         .router
@@ -87,7 +87,7 @@ async fn layers_that_leave_the_body_alone_leave_it_direct() {
 }
 
 #[tokio::test]
-async fn a_timeout_of_bodies_acts_on_the_first_frame_alone() {
+async fn body_timeout_applies_only_to_the_first_frame() {
     let mut streams = streams();
     let time = Duration::from_millis(20);
     streams.router = streams.router.layer(ResponseBodyTimeoutLayer::new(time));
@@ -125,7 +125,7 @@ async fn a_compressed_stream_stays_with_hyper() {
 }
 
 #[tokio::test]
-async fn another_body_in_the_streams_place_is_what_the_client_gets() {
+async fn replaced_body_is_sent_instead_of_the_stream() {
     let mut streams = streams();
     let replace = async |response: Response| response.map(|_| Body::from("data: other\n\n"));
     streams.router = streams.router.layer(map_response(replace));
@@ -141,7 +141,7 @@ async fn another_body_in_the_streams_place_is_what_the_client_gets() {
 }
 
 #[tokio::test]
-async fn a_stream_that_a_layer_makes_a_304_is_none() {
+async fn stream_turned_into_a_304_is_not_sent() {
     let mut streams = streams();
     let unchanged = async |mut response: Response| {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -160,7 +160,7 @@ async fn a_stream_that_a_layer_makes_a_304_is_none() {
 }
 
 #[tokio::test]
-async fn the_version_of_an_inner_response_is_not_that_of_the_stream() {
+async fn version_of_the_inner_response_is_ignored() {
     let (sender, mut opened) = mpsc::channel(1);
     let handler = async move |sse: SseConnection| {
         sender.try_send(sse).unwrap();
@@ -182,7 +182,7 @@ async fn the_version_of_an_inner_response_is_not_that_of_the_stream() {
 }
 
 #[tokio::test]
-async fn a_response_that_a_layer_gives_an_old_version_has_no_chunks() {
+async fn http10_version_set_by_a_layer_disables_chunks() {
     let mut streams = streams();
     let old = async |mut response: Response| {
         *response.version_mut() = Version::HTTP_10;
@@ -203,7 +203,7 @@ async fn a_response_that_a_layer_gives_an_old_version_has_no_chunks() {
 }
 
 #[tokio::test]
-async fn the_socket_is_closed_behind_a_stream_if_a_layer_says_so() {
+async fn connection_close_set_by_a_layer_closes_the_socket() {
     let mut streams = streams();
     let close = SetResponseHeaderLayer::overriding(
         http::header::CONNECTION,
@@ -223,7 +223,7 @@ async fn the_socket_is_closed_behind_a_stream_if_a_layer_says_so() {
 /// A layer may poll the body in a task of its own, and hand its frames on as they are. That task goes
 /// on polling when the stream has left.
 #[tokio::test]
-async fn a_body_that_somebody_else_polls_takes_nothing_from_a_direct_stream() {
+async fn body_polled_by_another_task_keeps_the_stream_intact() {
     for is_eager in [false, true] {
         let mut streams = streams();
         let (go_on, gate) = tokio::sync::watch::channel(is_eager);
@@ -291,7 +291,7 @@ async fn an_adopted_stream_stays_with_hyper() {
 // ===== the request =====
 
 #[tokio::test]
-async fn a_request_that_asks_for_another_protocol_stays_with_hyper() {
+async fn upgrade_request_stays_with_hyper() {
     let mut streams = streams();
     let server = serve(&streams).await;
     let request = format!("{GET}connection: upgrade\r\nupgrade: websocket\r\n");
@@ -303,7 +303,7 @@ async fn a_request_that_asks_for_another_protocol_stays_with_hyper() {
 }
 
 #[tokio::test]
-async fn a_body_that_has_not_come_yet_is_not_taken_for_the_next_request() {
+async fn unread_request_body_is_not_parsed_as_a_request() {
     let mut streams = streams();
     let server = serve(&streams).await;
     let request = "POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n";
@@ -325,7 +325,7 @@ async fn a_body_that_has_not_come_yet_is_not_taken_for_the_next_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_to_be_asked_for_its_body_is_asked_if_the_handler_reads_it() {
+async fn reading_the_body_answers_expect_100_continue() {
     for reads in [true, false] {
         let (sender, mut opened) = mpsc::channel(1);
         let handler = async move |sse: SseConnection, request: Request| {
@@ -362,7 +362,7 @@ async fn a_client_that_waits_to_be_asked_for_its_body_is_asked_if_the_handler_re
 // ===== the socket afterwards =====
 
 #[tokio::test]
-async fn what_is_pipelined_behind_a_direct_stream_is_answered_after_it() {
+async fn requests_pipelined_behind_a_stream_are_answered() {
     let mut streams = streams();
     let server = serve(&streams).await;
     let mut client = Raw::connect(server.address).await;
@@ -389,7 +389,7 @@ async fn what_is_pipelined_behind_a_direct_stream_is_answered_after_it() {
 /// One that shuts its side of the connection has left, whatever it has sent before: a direct stream
 /// sees that behind up to 16 KiB.
 #[tokio::test]
-async fn a_client_that_has_shut_its_side_behind_a_pipelined_request_has_left() {
+async fn half_close_after_a_pipelined_request_is_a_disconnect() {
     let mut streams = streams();
     let server = serve(&streams).await;
     let mut client = Raw::connect(server.address).await;

@@ -59,12 +59,12 @@ fn find(text: &[u8], part: &[u8]) -> bool {
 }
 
 #[tokio::test]
-async fn a_stream_that_nobody_has_touched_is_direct() {
+async fn unmodified_stream_is_direct() {
     assert!(is_direct(streams(), GET).await);
 }
 
 #[tokio::test]
-async fn a_stream_stays_with_hyper_where_something_is_still_to_be_done() {
+async fn stream_that_needs_hyper_stays_with_it() {
     let post = "POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n";
     assert!(is_direct(streams(), post).await, "a request without a body");
     let post = "POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
@@ -84,7 +84,7 @@ async fn a_stream_stays_with_hyper_where_something_is_still_to_be_done() {
 }
 
 #[tokio::test]
-async fn a_length_that_a_layer_outside_has_set_is_kept_to() {
+async fn content_length_set_by_an_outer_layer_is_kept() {
     // Whatever a layer means by it, what hyper makes of it is what the client gets.
     let mut streams = Streams::changed(layer(), Change::Length);
     let server = Server::ours(streams.router.clone(), true).await;
@@ -97,7 +97,7 @@ async fn a_length_that_a_layer_outside_has_set_is_kept_to() {
 }
 
 #[tokio::test]
-async fn the_usual_layers_outside_leave_a_stream_direct() {
+async fn stream_below_common_outer_layers_is_direct() {
     let mut streams = streams();
     streams.router = streams
         .router
@@ -208,7 +208,7 @@ async fn wires(request: &str, end: impl AsyncFn(&mut OnWire)) -> [Vec<u8>; 2] {
 }
 
 #[tokio::test]
-async fn the_wire_is_the_same_byte_for_byte_and_so_is_the_end() {
+async fn direct_and_hyper_streams_have_equal_bytes_and_ends() {
     let closing = "GET /events HTTP/1.1\r\nhost: a\r\nconnection: close\r\n";
     let post = "POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n";
     // After a clean end the socket is used again.
@@ -243,7 +243,7 @@ async fn the_wire_is_the_same_byte_for_byte_and_so_is_the_end() {
 }
 
 #[tokio::test]
-async fn the_socket_is_used_again_and_nothing_that_was_pipelined_is_lost() {
+async fn socket_is_reused_and_pipelined_requests_are_kept() {
     let mut streams = streams();
     let server = Server::ours(streams.router.clone(), true).await;
     let mut client = Raw::connect(server.address).await;
@@ -271,7 +271,7 @@ async fn the_socket_is_used_again_and_nothing_that_was_pipelined_is_lost() {
 }
 
 #[tokio::test]
-async fn the_socket_is_closed_behind_a_stream_where_either_side_says_so() {
+async fn connection_close_of_the_request_closes_the_socket() {
     let mut streams = streams();
     let server = Server::ours(streams.router.clone(), true).await;
     let request = "GET /events HTTP/1.1\r\nhost: a\r\nconnection: Close\r\n";
@@ -286,7 +286,7 @@ async fn the_socket_is_closed_behind_a_stream_where_either_side_says_so() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_noticed_however_it_leaves() {
+async fn disconnect_by_close_or_reset_is_detected() {
     for resets in [true, false] {
         let mut streams = streams();
         let server = Server::ours(streams.router.clone(), true).await;

@@ -59,7 +59,7 @@ fn big(size: usize) -> Event {
 }
 
 #[tokio::test]
-async fn a_client_that_is_killed_in_the_middle_of_a_frame_is_noticed_at_once() {
+async fn reset_in_the_middle_of_a_frame_is_detected_at_once() {
     for is_direct in [true, false] {
         let (streams, _server, mut client, sse) = small(quiet(), is_direct).await;
         sse.send(big(1_000_000)).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_client_that_is_killed_in_the_middle_of_a_frame_is_noticed_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_reading_is_closed_at_the_write_deadline() {
+async fn stalled_client_is_closed_at_the_write_deadline() {
     for is_direct in [true, false] {
         let (streams, _server, mut client, sse) = small(quiet(), is_direct).await;
         let sent = Instant::now();
@@ -106,7 +106,7 @@ impl Listener for Small {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_reading_is_closed_though_only_a_heartbeat_is_to_be_written() {
+async fn stalled_client_is_closed_with_only_heartbeats_to_write() {
     for is_direct in [true, false] {
         let mut streams = Streams::new(quiet().keep_alive(Duration::from_millis(1)));
         let name = format!("tower-sse-{}-{is_direct}", std::process::id());
@@ -190,7 +190,7 @@ async fn gets_all_slowly(is_direct: bool) {
 /// The kernel says that there is room again when a slow peer has taken some KiB: without
 /// `TCP_NOTSENT_LOWAT` it would be a third of its buffer, which grows to megabytes.
 #[tokio::test]
-async fn a_slow_client_is_not_given_up_behind_the_buffers_that_a_system_has() {
+async fn slow_client_behind_system_buffers_is_not_closed() {
     tokio::join!(is_not_given_up(true), is_not_given_up(false));
 }
 
@@ -215,7 +215,7 @@ async fn is_not_given_up(is_direct: bool) {
 }
 
 #[tokio::test]
-async fn bytes_that_a_client_sends_during_its_stream_do_not_disturb_it() {
+async fn client_bytes_during_a_stream_do_not_disturb_it() {
     for is_direct in [true, false] {
         for size in [1, 10_000, 40_000_000] {
             let (streams, _server, mut client, sse) = small(quiet(), is_direct).await;
@@ -242,7 +242,7 @@ async fn bytes_that_a_client_sends_during_its_stream_do_not_disturb_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_half_has_left() {
+async fn half_close_by_the_client_is_a_disconnect() {
     for is_direct in [true, false] {
         let (streams, _server, mut client, sse) = small(quiet(), is_direct).await;
         client.half_close().await;
@@ -258,8 +258,8 @@ const ALONE: &str = "SERVE_FAULTS_ALONE";
 /// In a network of its own, which is taken down: nobody says a word to the server then. Where the
 /// system gives none, as in some containers, it is a proxy that goes silent.
 #[tokio::test]
-async fn a_client_that_vanishes_without_a_word_is_found_by_the_user_timeout() {
-    let name = "a_client_that_vanishes_without_a_word_is_found_by_the_user_timeout";
+async fn vanished_client_is_detected_by_the_user_timeout() {
+    let name = "vanished_client_is_detected_by_the_user_timeout";
     if env::var_os(ALONE).is_some() {
         return vanish().await;
     }
@@ -325,7 +325,7 @@ async fn vanish() {
 /// A proxy that goes silent: it holds its connection, and reads no more. Its system says that it is
 /// there, and has no room.
 #[tokio::test]
-async fn a_client_whose_proxy_goes_silent_is_found_by_either_deadline() {
+async fn silent_proxy_is_detected_by_either_deadline() {
     tokio::join!(
         silent(DEADLINE, None),
         silent(Duration::from_secs(100), Some(DEADLINE))

@@ -24,7 +24,7 @@ use tower_sse::{Broker, Connections, Event, SseConnection, SseLayer, broker::His
 /// A replay of many megabytes, to a socket that takes everything at once, and another stream of the
 /// same thread: that one gets its event long before the replay is through.
 #[tokio::test]
-async fn a_long_replay_does_not_hold_up_others() {
+async fn long_replay_does_not_delay_other_streams() {
     // In a task, which has its turns as the streams' tasks have theirs.
     tokio::spawn(replay_beside_another()).await.unwrap();
 }
@@ -126,7 +126,7 @@ impl AsyncWrite for Single {
 
 /// Over TLS each write is a record of its own.
 #[tokio::test]
-async fn an_event_is_one_write_where_a_socket_takes_one_piece_at_a_time() {
+async fn event_is_one_write_on_a_socket_without_vectored_writes() {
     let mut streams = Streams::new(SseLayer::new("/events").without_keep_alive());
     let sockets = given(streams.router.clone());
     let (client, socket) = duplex(1_000_000);
@@ -198,7 +198,7 @@ impl AsyncWrite for Trickle {
 }
 
 #[tokio::test]
-async fn a_write_that_is_taken_in_part_is_finished_before_anything_else() {
+async fn partial_write_is_completed_before_the_next() {
     let broker = Broker::in_memory();
     let mut streams = Streams::new(SseLayer::new("/events"));
     let sockets = given(streams.router.clone());
@@ -231,7 +231,7 @@ async fn a_write_that_is_taken_in_part_is_finished_before_anything_else() {
 /// It waits where the system has nothing to give, not where one client was gone before it was
 /// accepted.
 #[tokio::test]
-async fn a_connection_that_failed_before_it_was_accepted_does_not_hold_up_the_next() {
+async fn aborted_connection_does_not_delay_the_next_accept() {
     let streams = Streams::new(SseLayer::new("/events"));
     let sockets = given::<DuplexStream>(streams.router.clone());
     let start = Instant::now();

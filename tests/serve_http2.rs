@@ -47,7 +47,7 @@ async fn serve_tls(streams: &Streams, tls: &Tls, header_read_timeout: Duration) 
 }
 
 #[tokio::test]
-async fn a_client_that_begins_with_http2_gets_it() {
+async fn http2_with_prior_knowledge_is_served() {
     let mut streams = streams();
     let server = Server::ours(streams.router.clone(), true).await;
     let mut client = Client::connect(server.address, Version::HTTP_2).await;
@@ -123,7 +123,7 @@ async fn tls_with_alpn_gives_http2() {
 }
 
 #[tokio::test]
-async fn http1_over_tls_is_direct_as_well_and_its_socket_is_used_again() {
+async fn http1_over_tls_is_direct_and_reuses_its_socket() {
     let mut streams = streams();
     let tls = Tls::new();
     let server = serve_tls(&streams, &tls, LIMIT).await;
@@ -153,7 +153,7 @@ async fn http1_over_tls_is_direct_as_well_and_its_socket_is_used_again() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_hangs_holds_nobody_up_and_has_its_time() {
+async fn hanging_handshake_times_out_without_delaying_others() {
     let time = Duration::from_secs(1);
     let mut streams = streams();
     let tls = Tls::new();

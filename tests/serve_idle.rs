@@ -80,7 +80,7 @@ fn get(path: &str) -> Request<Empty<Bytes>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_http2_connection_without_requests_is_closed_after_a_while() {
+async fn idle_http2_connection_is_closed_after_its_last_request() {
     let (mut sender, ended) = http2(streams().router).await;
     let start = Instant::now();
     for _ in 0..5 {
@@ -96,7 +96,7 @@ async fn an_http2_connection_without_requests_is_closed_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_http2_connection_that_never_asks_for_anything_is_closed_as_well() {
+async fn http2_connection_without_any_request_is_closed() {
     let start = Instant::now();
     let (_sender, ended) = http2(streams().router).await;
     ended.await.unwrap();
@@ -120,7 +120,7 @@ async fn an_http2_connection_with_a_stream_is_not_idle() {
 
 /// A client that keeps to what the server says asks for no more.
 #[tokio::test(start_paused = true)]
-async fn an_http2_connection_has_as_many_streams_as_are_allowed() {
+async fn http2_connection_is_limited_to_its_maximum_streams() {
     let mut streams = streams();
     let sockets = given_with(streams.router.clone(), |serve| {
         serve.max_concurrent_streams(2)
@@ -144,7 +144,7 @@ async fn an_http2_connection_has_as_many_streams_as_are_allowed() {
 
 /// It has opened its connection, and then its machine is gone: it does not answer pings.
 #[tokio::test(start_paused = true)]
-async fn an_http2_peer_that_has_fallen_silent_is_closed() {
+async fn silent_http2_peer_is_closed() {
     let mut streams = streams();
     let sockets = given::<DuplexStream>(streams.router.clone());
     let (mut client, socket) = duplex(100_000);
@@ -174,7 +174,7 @@ async fn an_http2_peer_that_has_fallen_silent_is_closed() {
 
 /// Nobody pings it here, and it does not answer the ping of a goodbye either.
 #[tokio::test(start_paused = true)]
-async fn an_idle_http2_peer_that_does_not_take_the_goodbye_is_closed_all_the_same() {
+async fn idle_http2_peer_ignoring_goaway_is_closed() {
     let sockets =
         given_with::<DuplexStream>(streams().router, |serve| serve.http2_keep_alive(None));
     let (mut client, socket) = duplex(100_000);
@@ -190,7 +190,7 @@ async fn an_idle_http2_peer_that_does_not_take_the_goodbye_is_closed_all_the_sam
 }
 
 #[tokio::test]
-async fn endless_times_are_taken_as_what_they_mean() {
+async fn unlimited_timeouts_are_accepted() {
     let mut streams = streams();
     let server = Server::ours_with(streams.router.clone(), |serve| {
         serve
@@ -214,7 +214,7 @@ async fn endless_times_are_taken_as_what_they_mean() {
 
 /// One timeout for the handshake and the first bytes, and one for the rest of the head.
 #[tokio::test(start_paused = true)]
-async fn a_head_that_trickles_in_has_twice_its_time_at_most() {
+async fn slow_head_has_at_most_twice_its_timeout() {
     let sockets = given::<DuplexStream>(streams().router);
     let (mut client, socket) = duplex(100_000);
     sockets.send(Ok(socket)).await.unwrap();
@@ -237,7 +237,7 @@ async fn a_head_that_trickles_in_has_twice_its_time_at_most() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_long_is_refused() {
+async fn overlong_head_is_refused() {
     let streams = streams();
     let server = Server::ours(streams.router.clone(), true).await;
     for (length, status) in [(50_000, 200), (100_000, 431)] {
@@ -273,7 +273,7 @@ impl Drop for Running {
 }
 
 #[tokio::test]
-async fn no_request_runs_on_when_the_server_has_ended() {
+async fn requests_are_dropped_when_the_server_ends() {
     let running = Arc::new(AtomicUsize::new(0));
     let handler = {
         let running = Arc::clone(&running);
@@ -309,7 +309,7 @@ async fn no_request_runs_on_when_the_server_has_ended() {
 /// Its handler answers when no connection is accepted any more: it is a stream like the others, until
 /// the server ends.
 #[tokio::test]
-async fn a_request_that_becomes_a_stream_while_the_server_finishes_is_served() {
+async fn stream_opened_during_shutdown_is_served() {
     for is_direct in [true, false] {
         let (sender, mut opened) = mpsc::channel(1);
         let (go_on, gate) = tokio::sync::watch::channel(false);

@@ -20,14 +20,14 @@ async fn bound() -> TcpListener {
 }
 
 #[tokio::test]
-async fn an_accepted_socket_sends_at_once() {
+async fn accepted_socket_has_nodelay_set() {
     let (_client, socket) = accepted(&mut bound().await).await;
     assert!(socket.nodelay().unwrap());
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_accepted_socket_gives_up_a_silent_peer_and_holds_little_that_is_not_sent() {
+async fn accepted_socket_has_user_timeout_and_notsent_lowat() {
     let (_client, socket) = accepted(&mut bound().await).await;
     let socket = SockRef::from(&socket);
     let user_timeout = socket.tcp_user_timeout().unwrap();
@@ -38,7 +38,7 @@ async fn an_accepted_socket_gives_up_a_silent_peer_and_holds_little_that_is_not_
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_is_set_on_the_listener_holds_for_its_sockets() {
+async fn listener_options_apply_to_accepted_sockets() {
     let listener = bound().await.user_timeout(Some(Duration::from_secs(7)));
     let mut listener = listener.keep_alive(Some(Duration::from_secs(11)));
     let (_client, socket) = accepted(&mut listener).await;
@@ -63,7 +63,7 @@ async fn what_is_set_on_the_listener_holds_for_its_sockets() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn sockets_of_a_listener_that_another_server_has_are_set_up_as_well() {
+async fn sockets_of_a_converted_listener_are_configured() {
     let listener = bound().await;
     let listener = listener.user_timeout(Some(Duration::from_secs(9)));
     let listener = listener.into_tokio();
@@ -79,7 +79,7 @@ async fn sockets_of_a_listener_that_another_server_has_are_set_up_as_well() {
 /// tokio's 128 the later ones would repeat their SYN after a second, and again.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_rush_waits_in_the_backlog_without_repeating_itself() {
+async fn connection_burst_fits_into_the_backlog() {
     let listener = bound().await;
     let address: SocketAddr = listener.local_addr().unwrap();
     let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
@@ -104,7 +104,7 @@ async fn a_rush_waits_in_the_backlog_without_repeating_itself() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_an_error() {
+async fn address_in_use_is_an_error() {
     let listener = bound().await;
     let address = listener.local_addr().unwrap();
     let error = TcpListener::bind(address).await.unwrap_err();

@@ -30,7 +30,7 @@ use tower_sse::{
 // ===== the suites =====
 
 #[tokio::test(start_paused = true)]
-async fn the_streams_of_the_suites_take_the_path_that_is_set() {
+async fn streams_of_the_suites_use_the_configured_path() {
     let before = paths::count();
     let layer = SseLayer::new("/events");
     let bare = timed::bare(&Connections::new());
@@ -319,7 +319,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_is_sent_comes_in_the_same_frames_on_both_paths(
+    fn both_paths_send_equal_frames(
         steps in prop::collection::vec(step(), 0..30),
         end in end(),
         is_subscribed in any::<bool>(),
@@ -388,7 +388,7 @@ async fn held(layer: &SseLayer, notes: &rules::Notes) -> (SseConnection, WireBod
 }
 
 #[tokio::test]
-async fn what_a_layer_outside_holds_falls_when_the_stream_has_ended() {
+async fn state_of_an_outer_layer_is_dropped_at_the_stream_end() {
     type End = fn(&SseConnection);
     let ends: [(End, &str); 3] = [
         (|sse| assert!(sse.close()), "closed"),
@@ -411,7 +411,7 @@ async fn what_a_layer_outside_holds_falls_when_the_stream_has_ended() {
 }
 
 #[tokio::test]
-async fn what_a_layer_outside_holds_falls_when_the_client_leaves() {
+async fn state_of_an_outer_layer_is_dropped_on_disconnect() {
     for frames in [0, 1, 2] {
         let notes = rules::Notes::default();
         let layer = notes.on(SseLayer::any_path());

@@ -53,7 +53,7 @@ async fn has_ended(streams: &mut Streams, client: &mut Raw, sse: &SseConnection,
 }
 
 #[tokio::test]
-async fn heartbeats_come_while_nothing_else_does() {
+async fn heartbeats_are_sent_in_silence() {
     for is_direct in [true, false] {
         let (streams, _server, mut client, sse) = open(quiet().keep_alive(SHORT), is_direct).await;
         let start = Instant::now();
@@ -68,7 +68,7 @@ async fn heartbeats_come_while_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_at_the_end_of_its_life_or_when_it_is_told() {
+async fn stream_ends_at_its_lifetime_or_close_at() {
     for is_direct in [true, false] {
         let (mut streams, _server, mut client, sse) =
             open(quiet().max_lifetime(SHORT), is_direct).await;
@@ -83,7 +83,7 @@ async fn a_stream_ends_at_the_end_of_its_life_or_when_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_stream_is_drained_with_a_last_event() {
+async fn drained_stream_gets_a_last_event() {
     for is_direct in [true, false] {
         let (mut streams, _server, mut client, sse) = open(quiet(), is_direct).await;
         sse.try_send(Event::message("queued")).unwrap();
@@ -96,7 +96,7 @@ async fn a_stream_is_drained_with_a_last_event() {
 }
 
 #[tokio::test]
-async fn a_stream_counts_until_it_has_ended() {
+async fn stream_counts_towards_the_limit_until_it_ends() {
     for is_direct in [true, false] {
         let layer = quiet().max_connections(1).refusal(Refusal::Unavailable);
         let (mut streams, server, mut client, sse) = open(layer, is_direct).await;
@@ -110,7 +110,7 @@ async fn a_stream_counts_until_it_has_ended() {
 }
 
 #[tokio::test]
-async fn a_stream_whose_client_does_not_read_is_ended_and_what_it_held_is_freed() {
+async fn stalled_stream_is_closed_and_its_queue_is_freed() {
     for is_direct in [true, false] {
         let layer = quiet().stall_timeout(SHORT);
         let (streams, server, mut client, sse) = open(layer, is_direct).await;
@@ -137,7 +137,7 @@ async fn a_stream_whose_client_does_not_read_is_ended_and_what_it_held_is_freed(
 }
 
 #[tokio::test]
-async fn a_subscriber_that_falls_off_its_history_is_disconnected() {
+async fn subscriber_behind_its_history_is_disconnected() {
     for is_direct in [true, false] {
         let builder = Broker::builder().history(History::default().events(2));
         let broker = builder.slow_consumer(SlowConsumer::Disconnect).in_memory();
@@ -165,7 +165,7 @@ async fn a_subscriber_that_falls_off_its_history_is_disconnected() {
 }
 
 #[tokio::test]
-async fn hooks_run_once_and_figures_are_those_of_the_stream() {
+async fn hooks_run_once_and_stats_match_the_stream() {
     for is_direct in [true, false] {
         let hooks = Arc::new(Mutex::new(Vec::new()));
         let opened = Arc::new(AtomicUsize::new(0));

@@ -199,7 +199,7 @@ fn silent() -> SseLayer {
 }
 
 #[tokio::test]
-async fn behind_nginx_as_it_is_events_come_at_once() {
+async fn default_nginx_forwards_events_at_once() {
     let (mut streams, server) = start(silent()).await;
     let proxy = nginx(server.address, "").await;
     // It asks with HTTP/1.0.
@@ -208,7 +208,7 @@ async fn behind_nginx_as_it_is_events_come_at_once() {
 }
 
 #[tokio::test]
-async fn behind_nginx_with_http1_1_events_come_at_once_and_directly() {
+async fn nginx_with_http1_1_forwards_direct_events_at_once() {
     let (mut streams, server) = start(silent()).await;
     let keep = "proxy_http_version 1.1; proxy_set_header Connection \"\";";
     let proxy = nginx(server.address, keep).await;
@@ -225,7 +225,7 @@ fn beating() -> SseLayer {
 }
 
 #[tokio::test]
-async fn behind_haproxy_with_http_no_delay_events_come_at_once_and_directly() {
+async fn haproxy_with_no_delay_forwards_direct_events_at_once() {
     let (mut streams, server) = start(beating()).await;
     let proxy = haproxy(server.address, "option http-no-delay").await;
     for _ in 0..2 {
@@ -236,7 +236,7 @@ async fn behind_haproxy_with_http_no_delay_events_come_at_once_and_directly() {
 
 /// It asks its kernel then to wait for more of a chunked body, which takes 200 ms at most.
 #[tokio::test]
-async fn behind_haproxy_as_it_is_events_come_one_by_one_after_a_moment() {
+async fn default_haproxy_forwards_events_after_a_short_delay() {
     let (mut streams, server) = start(beating()).await;
     let proxy = haproxy(server.address, "").await;
     let took = come(&proxy, &mut streams, true).await;
@@ -245,7 +245,7 @@ async fn behind_haproxy_as_it_is_events_come_one_by_one_after_a_moment() {
 }
 
 #[tokio::test]
-async fn behind_a_proxy_a_stream_breaks_off_where_it_does_on_the_server() {
+async fn proxies_forward_an_aborted_stream_as_aborted() {
     let (mut streams, server) = start(silent()).await;
     for proxy in [
         nginx(server.address, "proxy_http_version 1.1;").await,

@@ -62,7 +62,7 @@ where
 // ===== time =====
 
 #[tokio::test]
-async fn a_head_that_comes_byte_by_byte_has_its_time_and_no_more() {
+async fn head_sent_byte_by_byte_times_out() {
     let streams = streams();
     let set_up = |serve: support::server::Ours| serve.header_read_timeout(HEAD_TIME);
     let server = Server::ours_with(streams.router.clone(), set_up).await;
@@ -98,7 +98,7 @@ async fn a_head_that_comes_byte_by_byte_has_its_time_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_next_request_has_the_same_time() {
+async fn connection_without_a_next_request_times_out() {
     for is_direct in [true, false] {
         let mut streams = streams();
         let server = Server::ours_with(streams.router.clone(), move |serve| {
@@ -130,7 +130,7 @@ async fn a_connection_without_a_next_request_has_the_same_time() {
 // ===== what a service sees =====
 
 #[tokio::test]
-async fn a_request_knows_its_peer_also_after_a_direct_stream() {
+async fn peer_address_is_available_after_a_direct_stream() {
     let mut streams = streams();
     let show = async |Extension(PeerAddr(peer)): Extension<PeerAddr<SocketAddr>>| peer.to_string();
     let router = streams.router.clone().route("/peer", get(show));
@@ -148,7 +148,7 @@ async fn a_request_knows_its_peer_also_after_a_direct_stream() {
 }
 
 #[tokio::test]
-async fn a_connection_that_changes_to_another_protocol_is_left_to_it() {
+async fn upgraded_connection_belongs_to_its_new_protocol() {
     let streams = streams();
     let upgrade = async |mut request: Request| {
         let upgrade = hyper::upgrade::on(&mut request);
@@ -225,7 +225,7 @@ impl Listener for Failing {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_cannot_accept_waits_longer_each_time_and_at_most_a_second() {
+async fn accept_backoff_grows_up_to_one_second() {
     let streams = streams();
     let (socket, ours) = duplex(1000);
     let calls = Arc::new(AtomicUsize::new(0));
@@ -256,8 +256,8 @@ const OUT_OF_FILES: &str = "SERVE_SERVER_OUT_OF_FILES";
 
 /// In another process, since the bound is one of a process.
 #[tokio::test]
-async fn a_server_that_is_out_of_files_goes_on_and_accepts_again_when_it_has_some() {
-    let name = "a_server_that_is_out_of_files_goes_on_and_accepts_again_when_it_has_some";
+async fn server_accepts_again_after_running_out_of_files() {
+    let name = "server_accepts_again_after_running_out_of_files";
     if env::var_os(OUT_OF_FILES).is_some() {
         return be_out_of_files().await;
     }

@@ -38,7 +38,7 @@ async fn is_refused(address: SocketAddr) {
 }
 
 #[tokio::test]
-async fn what_is_idle_ends_at_once_and_what_has_begun_is_finished() {
+async fn shutdown_closes_idle_connections_and_completes_requests() {
     for is_direct in [true, false] {
         let mut streams = streams();
         let (reached, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -104,7 +104,7 @@ async fn what_is_idle_ends_at_once_and_what_has_begun_is_finished() {
 }
 
 #[tokio::test]
-async fn streams_without_a_drain_hold_the_server_until_its_deadline_and_go_on_until_then() {
+async fn undrained_streams_run_until_the_shutdown_deadline() {
     let time = Duration::from_secs(1);
     for is_direct in [true, false] {
         let mut streams = streams();
@@ -137,7 +137,7 @@ async fn streams_without_a_drain_hold_the_server_until_its_deadline_and_go_on_un
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_holds_a_shutdown_no_longer_than_its_deadline() {
+async fn stalled_client_delays_shutdown_only_to_its_deadline() {
     let time = Duration::from_secs(1);
     for is_direct in [true, false] {
         let mut streams = streams();
@@ -197,7 +197,7 @@ async fn a_server_that_is_dropped_ends_its_connections() {
 }
 
 #[tokio::test]
-async fn a_request_on_an_open_connection_finds_no_stream_while_the_others_are_drained() {
+async fn request_behind_a_drained_stream_is_not_served() {
     for is_direct in [true, false] {
         let mut streams = streams();
         let drain = streams.connections.drain().over(Duration::ZERO);

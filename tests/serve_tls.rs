@@ -49,7 +49,7 @@ async fn small(streams: &Streams, tls: &Tls, is_direct: bool) -> Server {
 
 /// What TLS holds takes such a client many times the deadline; it takes something all along.
 #[tokio::test]
-async fn a_client_that_reads_slowly_is_not_taken_for_one_that_has_stopped() {
+async fn slowly_reading_client_is_not_closed() {
     tokio::join!(is_not_given_up(true), is_not_given_up(false));
 }
 
@@ -74,7 +74,7 @@ async fn is_not_given_up(is_direct: bool) {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_reading_is_closed_at_the_write_deadline() {
+async fn stalled_client_is_closed_at_the_write_deadline() {
     for is_direct in [true, false] {
         let mut streams = streams();
         let tls = Tls::new();

@@ -30,7 +30,7 @@ async fn a_process_with_servers() {
 }
 
 #[tokio::test]
-async fn a_test_that_is_killed_leaves_no_server_behind() {
+async fn killed_test_leaves_no_server_running() {
     let mut process = Command::new(env::current_exe().unwrap())
         .args(["--exact", "a_process_with_servers", "--nocapture"])
         .env(BY_ITSELF, "")

@@ -52,7 +52,7 @@ async fn a_layer_of_a_router_makes_streams() {
 }
 
 #[tokio::test]
-async fn a_route_layer_makes_streams_and_leaves_unknown_paths_alone() {
+async fn route_layer_makes_streams_and_ignores_unknown_paths() {
     let app = || {
         Router::new()
             .route("/events", get(path))
@@ -156,7 +156,7 @@ async fn two_layers_share_a_registry() {
 }
 
 #[tokio::test]
-async fn a_graceful_shutdown_waits_for_streams_and_ends_when_they_are_closed() {
+async fn graceful_shutdown_waits_until_streams_are_closed() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let connections = Connections::new();
         let (handles, mut handed) = mpsc::channel(100);
@@ -190,7 +190,7 @@ async fn a_graceful_shutdown_waits_for_streams_and_ends_when_they_are_closed() {
 }
 
 #[tokio::test]
-async fn head_gets_the_head_of_the_stream_and_the_socket_goes_on() {
+async fn head_request_gets_the_stream_head_and_keeps_the_socket() {
     let connections = Connections::new();
     let answer = async |_: SseConnection| Response::new("a body of its own".to_owned());
     let layer = SseLayer::new("/{*rest}")
@@ -228,7 +228,7 @@ async fn head_gets_the_head_of_the_stream_and_the_socket_goes_on() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_closed_leaves_the_socket_for_the_next_request() {
+async fn closed_stream_keeps_the_socket_for_the_next_request() {
     let (handles, mut handed) = mpsc::channel(100);
     let app = Router::new()
         .route("/events", get(hand_out))

@@ -128,7 +128,7 @@ async fn until_error(source: &mut EventSource) -> (Vec<(String, String)>, Error)
 }
 
 #[tokio::test]
-async fn reqwest_eventsource_comes_back_with_its_place_and_stops_at_204() {
+async fn reqwest_eventsource_resumes_and_stops_at_204() {
     let connections = Connections::new();
     let (server, asked) = serve(&connections).await;
     let mut source = event_source(&server, "/resume");
@@ -154,7 +154,7 @@ async fn reqwest_eventsource_comes_back_with_its_place_and_stops_at_204() {
 }
 
 #[tokio::test]
-async fn reqwest_eventsource_tells_a_broken_stream_from_a_finished_one() {
+async fn reqwest_eventsource_detects_an_aborted_stream() {
     let connections = Connections::new();
     let (server, _) = serve(&connections).await;
     let mut source = event_source(&server, "/broken");
@@ -164,7 +164,7 @@ async fn reqwest_eventsource_tells_a_broken_stream_from_a_finished_one() {
 }
 
 #[tokio::test]
-async fn reqwest_eventsource_is_noticed_when_it_leaves() {
+async fn reqwest_eventsource_disconnect_is_detected() {
     let connections = Connections::new();
     let (server, _) = serve(&connections).await;
     let mut source = event_source(&server, "/hold");
@@ -208,7 +208,7 @@ async fn until_client_error(
 }
 
 #[tokio::test]
-async fn eventsource_client_comes_back_with_its_place() {
+async fn eventsource_client_resumes() {
     let connections = Connections::new();
     let (server, asked) = serve(&connections).await;
     let mut client = eventsource_client(&server, "/resume");
@@ -230,7 +230,7 @@ async fn eventsource_client_comes_back_with_its_place() {
 }
 
 #[tokio::test]
-async fn eventsource_client_tells_a_broken_stream_from_a_finished_one() {
+async fn eventsource_client_detects_an_aborted_stream() {
     let connections = Connections::new();
     let (server, _) = serve(&connections).await;
     let mut client = eventsource_client(&server, "/broken");
@@ -243,7 +243,7 @@ async fn eventsource_client_tells_a_broken_stream_from_a_finished_one() {
 }
 
 #[tokio::test]
-async fn eventsource_client_is_noticed_when_it_leaves() {
+async fn eventsource_client_disconnect_is_detected() {
     let connections = Connections::new();
     let (server, _) = serve(&connections).await;
     let mut client = eventsource_client(&server, "/hold");
@@ -305,7 +305,7 @@ fn printed(output: &Output) -> (Vec<(String, String)>, String) {
 const CURL_VERSIONS: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
 
 #[tokio::test]
-async fn curl_prints_the_events_and_takes_up_where_it_is_told() {
+async fn curl_prints_events_and_resumes_from_a_header() {
     let connections = Connections::new();
     let (server, asked) = serve(&connections).await;
     for version in CURL_VERSIONS {
@@ -328,7 +328,7 @@ async fn curl_prints_the_events_and_takes_up_where_it_is_told() {
 }
 
 #[tokio::test]
-async fn curl_tells_a_broken_stream_from_a_finished_one() {
+async fn curl_detects_an_aborted_stream() {
     let connections = Connections::new();
     let (server, _) = serve(&connections).await;
     // 18: a partial file; 92: an error of the HTTP/2 stream.
@@ -342,7 +342,7 @@ async fn curl_tells_a_broken_stream_from_a_finished_one() {
 }
 
 #[tokio::test]
-async fn curl_prints_each_event_as_it_comes_and_is_noticed_when_it_is_killed() {
+async fn curl_prints_events_at_once_and_its_kill_is_detected() {
     let connections = Connections::new();
     let (server, _) = serve(&connections).await;
     for version in CURL_VERSIONS {

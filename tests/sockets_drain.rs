@@ -99,28 +99,28 @@ async fn shut_down(mut server: Server, connections: &Connections, version: Versi
 }
 
 #[tokio::test]
-async fn axums_graceful_shutdown_finishes() {
+async fn axum_graceful_shutdown_completes() {
     let connections = Connections::new();
     let server = Server::axum(app(&connections)).await;
     shut_down(server, &connections, Version::HTTP_11).await;
 }
 
 #[tokio::test]
-async fn axums_graceful_shutdown_finishes_over_http_2() {
+async fn axum_graceful_shutdown_completes_over_http_2() {
     let connections = Connections::new();
     let server = Server::axum(app(&connections)).await;
     shut_down(server, &connections, Version::HTTP_2).await;
 }
 
 #[tokio::test]
-async fn hypers_graceful_shutdown_finishes() {
+async fn hyper_graceful_shutdown_completes() {
     let connections = Connections::new();
     let server = Server::hyper(Hyper::Http1, app(&connections)).await;
     shut_down(server, &connections, Version::HTTP_11).await;
 }
 
 #[tokio::test]
-async fn hypers_graceful_shutdown_finishes_over_http_2() {
+async fn hyper_graceful_shutdown_completes_over_http_2() {
     for which in [Hyper::Http2, Hyper::Auto] {
         let connections = Connections::new();
         let server = Server::hyper(which, app(&connections)).await;
@@ -129,7 +129,7 @@ async fn hypers_graceful_shutdown_finishes_over_http_2() {
 }
 
 #[tokio::test]
-async fn a_handler_that_goes_on_is_cut_and_its_client_can_tell() {
+async fn unfinished_handler_is_aborted_visibly_to_its_client() {
     let connections = Connections::new();
     let layer = SseLayer::any_path().registry(&connections);
     let handler = async |sse: SseConnection| {

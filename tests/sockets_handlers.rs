@@ -101,7 +101,7 @@ async fn is_gone(flood: &Flood, connections: &Connections) {
 }
 
 #[tokio::test]
-async fn a_straight_loop_goes_at_the_pace_of_its_client_and_is_dropped_when_it_leaves() {
+async fn sending_loop_is_paced_by_its_client_and_then_dropped() {
     for version in BOTH {
         let (state, connections) = (Flood::default(), Connections::new());
         let server = Server::hyper(Hyper::Auto, state.app(&connections)).await;
@@ -212,7 +212,7 @@ fn layer() -> (SseLayer, tokio::sync::mpsc::Receiver<CloseReason>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failure_cuts_http_1_after_all_that_was_sent_before_it() {
+async fn failure_aborts_http_1_after_the_sent_events() {
     for (name, failure) in FAILURES {
         for _ in 0..5 {
             let (layer, mut reasons) = layer();
@@ -234,7 +234,7 @@ async fn a_failure_cuts_http_1_after_all_that_was_sent_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failure_resets_its_http_2_stream_after_all_that_was_sent_before_it() {
+async fn failure_resets_its_http_2_stream_after_the_sent_events() {
     for (name, failure) in FAILURES {
         let (layer, mut reasons) = layer();
         let service = failing_service(failure, 100, 1000, layer);
@@ -263,7 +263,7 @@ async fn a_failure_resets_its_http_2_stream_after_all_that_was_sent_before_it() 
 }
 
 #[tokio::test]
-async fn a_handler_that_fails_before_it_sends_is_answered_as_without_the_layer() {
+async fn handler_error_before_a_send_is_a_plain_response() {
     let (layer, mut reasons) = layer();
     let app = Router::new()
         .route(

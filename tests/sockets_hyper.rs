@@ -89,7 +89,7 @@ async fn every_server_of_hyper_streams_and_ends_cleanly() {
 }
 
 #[tokio::test]
-async fn a_stream_has_the_headers_of_the_handler_but_none_of_its_connection_or_body() {
+async fn stream_keeps_only_end_to_end_headers_of_the_handler() {
     for (which, version) in SERVED {
         let service = ServiceBuilder::new()
             .layer(SseLayer::new("/events"))
@@ -131,7 +131,7 @@ async fn a_client_of_http_1_0_gets_the_stream_without_chunks() {
 }
 
 #[tokio::test]
-async fn an_idle_stream_carries_heartbeats_of_one_comment_line() {
+async fn idle_stream_carries_empty_comments_as_heartbeats() {
     let hold = async |_: Request<Incoming>| Answer::Ok(Response::default());
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let layer = SseLayer::new("/events")

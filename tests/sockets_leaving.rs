@@ -99,21 +99,21 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_socket_is_noticed_without_a_write() {
+async fn socket_close_is_detected_without_a_write() {
     let mut fixture = Fixture::start().await;
     let client = fixture.raw().await;
     fixture.is_noticed(|| drop(client)).await;
 }
 
 #[tokio::test]
-async fn a_client_that_resets_its_socket_is_noticed_without_a_write() {
+async fn socket_reset_is_detected_without_a_write() {
     let mut fixture = Fixture::start().await;
     let client = fixture.raw().await;
     fixture.is_noticed(|| client.reset()).await;
 }
 
 #[tokio::test]
-async fn a_client_that_resets_one_stream_of_http_2_is_noticed_without_a_write() {
+async fn http_2_stream_reset_is_detected_without_a_write() {
     let mut fixture = Fixture::start().await;
     let mut client = Client::connect(fixture.server.address, Version::HTTP_2).await;
     let events = client.open("/events").await;
@@ -125,7 +125,7 @@ async fn a_client_that_resets_one_stream_of_http_2_is_noticed_without_a_write() 
 }
 
 #[tokio::test]
-async fn a_client_that_closes_an_http_2_connection_is_noticed_on_each_stream() {
+async fn http_2_connection_close_is_detected_on_each_stream() {
     let mut fixture = Fixture::start().await;
     let mut client = Client::connect(fixture.server.address, Version::HTTP_2).await;
     let streams = [client.open("/events").await, client.open("/events").await];
@@ -136,7 +136,7 @@ async fn a_client_that_closes_an_http_2_connection_is_noticed_on_each_stream() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_a_post_is_noticed_once_its_body_was_read() {
+async fn disconnect_of_a_post_is_detected_once_its_body_is_read() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let mut fixture = Fixture::start().await;
         let mut client = Client::connect(fixture.server.address, version).await;
@@ -151,7 +151,7 @@ async fn a_client_that_leaves_a_post_is_noticed_once_its_body_was_read() {
 
 /// As a client of a chat-completion interface does it.
 #[tokio::test]
-async fn completions_stream_to_a_post_that_asks_for_json() {
+async fn completions_stream_to_a_post_accepting_json() {
     async fn complete(sse: Option<SseConnection>, body: Json<serde_json::Value>) -> String {
         let prompt = body["prompt"].as_str().unwrap_or_default().to_owned();
         let Some(sse) = sse.filter(|_| body["stream"] == true) else {

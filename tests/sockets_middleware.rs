@@ -156,7 +156,7 @@ async fn a_stream_outlives_the_timeouts_and_is_never_compressed() {
 }
 
 #[tokio::test]
-async fn other_answers_are_compressed_as_ever() {
+async fn other_responses_are_still_compressed() {
     for version in BOTH {
         let connections = Connections::new();
         let server = serve(layer(&connections)).await;
@@ -172,7 +172,7 @@ async fn other_answers_are_compressed_as_ever() {
 }
 
 #[tokio::test]
-async fn layers_outside_answer_as_without_this_one() {
+async fn responses_of_outer_layers_are_unchanged() {
     let connections = Connections::new();
     let server = serve(layer(&connections)).await;
     let mut client = Client::connect(server.address, Version::HTTP_11).await;
@@ -216,7 +216,7 @@ async fn a_post_within_the_limit_streams() {
 }
 
 #[tokio::test]
-async fn a_panic_inside_the_body_breaks_its_stream_and_nothing_else() {
+async fn panic_inside_the_body_aborts_only_its_stream() {
     for version in BOTH {
         let connections = Connections::new();
         let server = serve(layer(&connections)).await;
@@ -236,7 +236,7 @@ async fn a_panic_inside_the_body_breaks_its_stream_and_nothing_else() {
 
 /// axum's own way to put layers on, with the same ones.
 #[tokio::test]
-async fn the_stack_goes_onto_a_router_of_axum() {
+async fn layer_stack_applies_to_an_axum_router() {
     let connections = Connections::new();
     let stack = ServiceBuilder::new()
         .layer(TraceLayer::new_for_http())

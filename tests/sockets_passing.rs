@@ -79,7 +79,7 @@ async fn bytes_of(server: &Server, method: &str, path: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_no_stream_comes_through_a_wildcard_path_byte_for_byte() {
+async fn other_responses_pass_a_wildcard_path_byte_for_byte() {
     let connections = Connections::new();
     let layer = SseLayer::new("/{*rest}").registry(&connections);
     let plain = Server::axum(plain_app()).await;
@@ -117,7 +117,7 @@ async fn what_is_no_stream_comes_through_a_wildcard_path_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn an_event_stream_of_the_handlers_own_goes_on_with_nothing_registered() {
+async fn event_stream_of_the_handler_passes_unregistered() {
     async fn slow(
         State(next): State<Arc<Notify>>,
         kept: SseConnection,

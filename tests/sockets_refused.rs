@@ -20,7 +20,7 @@ use tower_sse::{Connections, SseConnection, SseLayer};
 
 /// A client that we did not write is refused, and comes back by itself until there is room.
 #[tokio::test]
-async fn a_client_that_is_refused_comes_back_and_gets_its_stream() {
+async fn refused_client_reconnects_and_gets_its_stream() {
     let connections = Connections::new();
     let least = Duration::from_millis(200);
     let layer = SseLayer::any_path()

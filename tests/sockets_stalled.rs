@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower_sse::{CloseReason, Connections, Event, SseConnection, SseLayer};
 
 #[tokio::test]
-async fn a_stalled_socket_is_closed_in_the_registry_while_another_gets_every_event() {
+async fn stalled_socket_is_closed_without_affecting_another() {
     let stall = Duration::from_secs(1);
     let connections = Connections::new();
     let layer = SseLayer::any_path()

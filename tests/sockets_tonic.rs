@@ -110,7 +110,7 @@ async fn grpc_and_a_handler_of_axum_share_a_port() {
 }
 
 #[tokio::test]
-async fn a_streaming_call_goes_through_beside_event_streams() {
+async fn streaming_call_passes_beside_event_streams() {
     let layer = SseLayer::new("/{*rest}").any_accept();
     let server = serve(layer, Routes::new(health())).await;
     let mut client = HealthClient::new(channel(&server).await);
@@ -136,7 +136,7 @@ fn greedy(connections: &Connections) -> (SseLayer, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn answers_of_grpc_come_through_a_wildcard_path() {
+async fn grpc_responses_pass_a_wildcard_path() {
     let connections = Connections::new();
     let (layer, opened) = greedy(&connections);
     let server = serve(layer.clone(), Routes::new(health())).await;
@@ -169,7 +169,7 @@ async fn call(server: &Server, path: &str) -> (StatusCode, HeaderMap, Bytes, Opt
 }
 
 #[tokio::test]
-async fn refusals_of_grpc_come_through_a_wildcard_path_untouched() {
+async fn grpc_errors_pass_a_wildcard_path_unchanged() {
     let connections = Connections::new();
     let (layer, opened) = greedy(&connections);
     // (path, `grpc-status` in the head of the answer)
@@ -195,7 +195,7 @@ async fn refusals_of_grpc_come_through_a_wildcard_path_untouched() {
 }
 
 #[tokio::test]
-async fn trailers_of_grpc_come_through_a_wildcard_path() {
+async fn grpc_trailers_pass_a_wildcard_path() {
     let connections = Connections::new();
     let (layer, opened) = greedy(&connections);
     let server = serve(layer, Routes::new(health())).await;

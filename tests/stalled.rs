@@ -36,7 +36,7 @@ fn assert_stalls(layer: &SseLayer, since: Instant) -> impl Future<Output = ()> {
 // ===== found =====
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_is_not_taken() {
+async fn unread_event_stalls() {
     for idle in [0, 1, 19, 20, 100] {
         let layer = layer();
         let (sse, _events) = connect(&layer).await;
@@ -47,7 +47,7 @@ async fn an_event_that_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_is_not_taken_after_others_were() {
+async fn unread_event_after_read_ones_stalls() {
     for idle in [0, 7, 35] {
         let layer = layer();
         let (sse, mut events) = connect(&layer).await;
@@ -66,7 +66,7 @@ async fn an_event_that_is_not_taken_after_others_were() {
 
 /// As a server leaves it that has filled its buffers: the last poll gave a frame.
 #[tokio::test(start_paused = true)]
-async fn the_rest_of_a_queue_that_was_taken_in_part() {
+async fn rest_of_a_partly_read_queue_stalls() {
     let layer = layer();
     let (sse, mut events) = connect(&layer).await;
     let large = "x".repeat(20_000);
@@ -79,7 +79,7 @@ async fn the_rest_of_a_queue_that_was_taken_in_part() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_rest_of_what_a_running_handler_has_sent() {
+async fn unread_rest_of_a_running_handler_stalls() {
     let layer = layer();
     let large = handled(&layer, async |sse: SseConnection| {
         let large = "x".repeat(20_000);
@@ -107,7 +107,7 @@ async fn publish(broker: &Broker, text: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_of_a_topic_that_is_not_taken() {
+async fn unread_topic_event_stalls() {
     // One server has polled until the body slept; another one took a frame with its last poll.
     for sleeps in [true, false] {
         for idle in [0, 1, 33] {
@@ -132,7 +132,7 @@ async fn an_event_of_a_topic_that_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_rest_of_a_topic_that_was_taken_in_part() {
+async fn rest_of_a_partly_read_topic_stalls() {
     let layer = layer();
     let broker = Broker::in_memory();
     let (_sse, mut stream) = subscribed(&layer, &broker).await;
@@ -147,7 +147,7 @@ async fn the_rest_of_a_topic_that_was_taken_in_part() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_that_is_not_taken() {
+async fn unread_heartbeat_stalls() {
     for beat in [seconds(2), seconds(15), seconds(90)] {
         for sleeps in [true, false] {
             let layer = layer().keep_alive(beat);
@@ -170,7 +170,7 @@ async fn a_heartbeat_that_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_stream_that_is_not_taken() {
+async fn unread_end_of_a_closed_stream_stalls() {
     let layer = layer().grace(seconds(1_000));
     let (sse, mut stream) = open(&layer);
     sse.try_send(text("queued")).unwrap();
@@ -189,7 +189,7 @@ async fn the_end_of_a_stream_that_is_not_taken() {
 // ===== what comes of it =====
 
 #[tokio::test(start_paused = true)]
-async fn the_hooks_run_once_the_senders_are_told_and_the_body_breaks_off() {
+async fn stall_runs_hooks_once_and_fails_senders_and_body() {
     let notes = Notes::default();
     let layer = notes.on(layer().outbox(2, 1_000));
     let (sse, mut stream) = open(&layer);
@@ -223,7 +223,7 @@ async fn the_hooks_run_once_the_senders_are_told_and_the_body_breaks_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_inside_the_body_is_stopped() {
+async fn stall_stops_the_handler_inside_the_body() {
     let layer = layer().outbox(1, 1_000);
     let mut stream = call_sse(&layer, async |sse| {
         while sse.send(text("more")).await.is_ok() {}
@@ -237,7 +237,7 @@ async fn a_handler_inside_the_body_is_stopped() {
 // ===== not found =====
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_polled_is_not_ended_however_slow_it_is() {
+async fn slowly_polled_stream_does_not_stall() {
     let layer = layer();
     let broker = Broker::in_memory();
     let (sse, mut stream) = subscribed(&layer, &broker).await;
@@ -255,7 +255,7 @@ async fn a_stream_that_is_polled_is_not_ended_however_slow_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_stream_is_not_ended_whatever_its_last_poll_gave() {
+async fn quiet_stream_does_not_stall() {
     for sleeps in [true, false] {
         let layer = layer();
         let broker = Broker::in_memory();
@@ -279,7 +279,7 @@ async fn a_quiet_stream_is_not_ended_whatever_its_last_poll_gave() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_the_timeout_clients_may_stop_for_as_long_as_they_like() {
+async fn without_the_timeout_streams_never_stall() {
     let layer = layer().without_stall_timeout().keep_alive(seconds(15));
     let (sse, mut stream) = open(&layer);
     sse.try_send(text("taken late")).unwrap();
@@ -289,7 +289,7 @@ async fn without_the_timeout_clients_may_stop_for_as_long_as_they_like() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_has_not_answered_has_all_the_time_it_wants() {
+async fn handler_before_its_response_does_not_stall() {
     let layer = layer();
     let mut call = call_sse(&layer, async |_| {
         forever().await;
@@ -303,7 +303,7 @@ async fn a_handler_that_has_not_answered_has_all_the_time_it_wants() {
 // ===== subscribers that fall off their history =====
 
 #[tokio::test(start_paused = true)]
-async fn a_subscriber_is_disconnected_although_its_body_is_never_polled() {
+async fn slow_subscriber_is_disconnected_without_a_poll() {
     for beats in [true, false] {
         let notes = Notes::default();
         let layer = notes.on(layer().without_stall_timeout());

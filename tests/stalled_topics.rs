@@ -36,7 +36,7 @@ async fn end_of(sse: &SseConnection) -> (CloseReason, Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_whose_topics_wait_for_the_stall_timeout_is_ended() {
+async fn unread_topic_events_stall_their_stream() {
     let layer = SseLayer::new("/").stall_timeout(STALL_TIMEOUT);
     let short = History::default().events(1);
     for history in [History::default(), short] {
@@ -57,7 +57,7 @@ async fn a_stream_whose_topics_wait_for_the_stall_timeout_is_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_stall_counts_from_the_first_event_that_waits() {
+async fn stall_is_measured_from_the_first_waiting_event() {
     let layer = SseLayer::new("/")
         .without_keep_alive()
         .stall_timeout(STALL_TIMEOUT);
@@ -86,7 +86,7 @@ async fn the_stall_counts_from_the_first_event_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_that_are_held_back_do_not_wait_for_the_server() {
+async fn events_before_start_do_not_stall() {
     let layer = SseLayer::new("/")
         .without_keep_alive()
         .stall_timeout(STALL_TIMEOUT);
@@ -107,7 +107,7 @@ async fn events_that_are_held_back_do_not_wait_for_the_server() {
 
 /// How long ago the server came last is of no account then.
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_drained_while_nothing_waits_has_until_the_deadline() {
+async fn drained_idle_stream_has_time_until_the_deadline() {
     let connections = Connections::new();
     let layer = SseLayer::new("/")
         .registry(&connections)
@@ -126,7 +126,7 @@ async fn a_stream_that_is_drained_while_nothing_waits_has_until_the_deadline() {
 
 /// More than one frame takes, so that some stays when the server has come once.
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_left_with_something_in_its_outbox_has_stalled_since_then() {
+async fn stall_is_measured_from_the_last_frame_read() {
     let layer = SseLayer::new("/")
         .without_keep_alive()
         .stall_timeout(STALL_TIMEOUT);

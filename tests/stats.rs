@@ -29,7 +29,7 @@ async fn read_up_to(events: &mut EventReader, event_type: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_queued_taken_opened_and_closed_is_counted() {
+async fn stats_count_queued_sent_opened_and_closed() {
     let layer = SseLayer::any_path();
     let stats = || layer.connections().stats();
     assert_eq!(stats(), tower_sse::Connections::new().stats());
@@ -71,7 +71,7 @@ async fn what_is_queued_taken_opened_and_closed_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_of_topics_are_counted_as_those_that_are_sent() {
+async fn topic_events_are_counted_like_sent_events() {
     let layer = SseLayer::any_path().without_welcome();
     let broker = Broker::in_memory();
     let (sse, mut events) = connect(&layer, None).await;
@@ -87,7 +87,7 @@ async fn events_of_topics_are_counted_as_those_that_are_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broker_counts_what_goes_through_it() {
+async fn broker_stats_count_records_subscriptions_and_gaps() {
     let layer = SseLayer::any_path();
     let history = History::default().events(4);
     let broker = Broker::builder().history(history).in_memory();

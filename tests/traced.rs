@@ -43,7 +43,7 @@ impl MakeWriter<'_> for Lines {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_has_a_span_and_its_ends_are_told_without_a_word_of_the_clients() {
+async fn connections_are_traced_without_client_input() {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)

@@ -58,7 +58,7 @@ fn without_a_welcome_the_first_event_is_number_0() {
 }
 
 #[test]
-fn each_connection_counts_for_itself() {
+fn event_numbers_are_per_connection() {
     let layer = SseLayer::new("/events").numbered(true);
     for _ in 0..2 {
         let (sse, mut stream) = open(&layer);
@@ -69,7 +69,7 @@ fn each_connection_counts_for_itself() {
 }
 
 #[test]
-fn an_event_that_was_not_taken_takes_no_number() {
+fn refused_event_uses_no_number() {
     let layer = SseLayer::new("/events").numbered(true).outbox(1, 1);
     let (sse, mut stream) = open(&layer);
     stream.frame();
@@ -81,7 +81,7 @@ fn an_event_that_was_not_taken_takes_no_number() {
 }
 
 #[test]
-fn comments_and_events_with_an_id_of_their_own_are_not_numbered() {
+fn comments_and_events_with_an_id_are_not_numbered() {
     let (sse, mut stream) = open(&SseLayer::new("/events").numbered(true));
     stream.frame();
     sse.try_send(Event::comment("no number")).unwrap();
@@ -100,7 +100,7 @@ fn events_are_not_numbered_by_default() {
 }
 
 #[test]
-fn an_envelope_is_an_event_of_type_event_that_names_the_real_one() {
+fn envelope_is_sent_as_type_event_with_the_name_inside() {
     let layer = SseLayer::new("/events").without_welcome();
     let (sse, mut stream) = open(&layer);
     sse.try_send(Event::envelope("placed", &ORDER).unwrap())

@@ -81,7 +81,7 @@ async fn next(events: &mut EventReader) -> TestResult<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_published_reaches_the_streams_of_its_topic_alone() -> TestResult {
+async fn published_event_reaches_only_streams_of_its_topic() -> TestResult {
     let app = app(10);
     let (mut both, _) = open(&app, "/events?topic=news&topic=a%20b%2Fc").await?;
     let (mut other, _) = open(&app, "/events?topic=weather").await?;
@@ -98,7 +98,7 @@ async fn what_is_published_reaches_the_streams_of_its_topic_alone() -> TestResul
 }
 
 #[tokio::test]
-async fn what_cannot_be_published_is_refused_with_a_text_that_says_why() -> TestResult {
+async fn invalid_publish_is_refused_with_a_reason() -> TestResult {
     let app = app(10);
     let long_topic = format!("/topics/{}", "x".repeat(257));
     let too_long = vec![b'x'; MAX_BODY + 1];
@@ -146,7 +146,7 @@ async fn what_cannot_be_published_is_refused_with_a_text_that_says_why() -> Test
 }
 
 #[tokio::test]
-async fn a_stream_of_no_topic_is_refused() -> TestResult {
+async fn stream_without_topic_is_refused() -> TestResult {
     let app = app(10);
     for (path, text) in [
         ("/events", "at least one topic"),
@@ -199,7 +199,7 @@ async fn the_topics_of_a_live_stream_can_be_changed() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_cut_comes_back_and_misses_nothing() -> TestResult {
+async fn client_resumes_without_loss_after_forced_close() -> TestResult {
     let app = app(10);
     let (mut events, uuid) = open(&app, "/events?topic=a").await?;
     publish(&app, "/topics/a", "1").await?;
@@ -219,7 +219,7 @@ async fn a_client_that_was_cut_comes_back_and_misses_nothing() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_away_for_longer_than_the_history_is_told() -> TestResult {
+async fn client_behind_the_history_gets_a_gap() -> TestResult {
     let app = app(2);
     let id = publish(&app, "/topics/a", "1").await?;
     for text in ["2", "3", "4"] {
@@ -232,7 +232,7 @@ async fn a_client_that_was_away_for_longer_than_the_history_is_told() -> TestRes
 }
 
 #[tokio::test]
-async fn the_page_and_its_script_are_served_as_what_they_are() -> TestResult {
+async fn page_and_script_are_served_with_their_content_types() -> TestResult {
     for (path, expected) in [
         ("/", "text/html; charset=utf-8"),
         ("/page.js", "text/javascript; charset=utf-8"),
@@ -246,7 +246,7 @@ async fn the_page_and_its_script_are_served_as_what_they_are() -> TestResult {
 }
 
 #[tokio::test]
-async fn hubs_on_one_server_are_one() -> TestResult {
+async fn hubs_on_one_backplane_share_events() -> TestResult {
     let redis = redis_server::RedisServer::start().await;
     are_one(["--redis".to_owned(), redis.url()]).await?;
     let nats = nats_server::NatsServer::start().await;

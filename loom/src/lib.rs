@@ -65,7 +65,7 @@ impl Stream {
 }
 
 #[test]
-fn no_event_is_missed_by_a_body_that_goes_to_sleep() {
+fn body_going_to_sleep_misses_no_event() {
     loom::model(|| {
         let stream = Stream::new();
         let appender = {
@@ -83,7 +83,7 @@ fn no_event_is_missed_by_a_body_that_goes_to_sleep() {
 
 /// Passes overlap when the broker's task ends while a publisher wakes by itself.
 #[test]
-fn no_event_is_missed_when_two_passes_wake_the_same_body() {
+fn body_woken_by_two_passes_misses_no_event() {
     loom::model(|| {
         let stream = Stream::new();
         let other_pass = {
@@ -129,7 +129,7 @@ impl Ring {
 }
 
 #[test]
-fn a_reader_of_two_rings_never_takes_a_later_entry_before_an_earlier_one() {
+fn reader_merges_two_rings_in_offset_order() {
     loom::model(|| {
         let visible = Arc::new(Visible::new(0));
         let rings = Arc::new([Ring::new(), Ring::new()]);
@@ -166,7 +166,7 @@ fn a_reader_of_two_rings_never_takes_a_later_entry_before_an_earlier_one() {
 
 /// The broker's reading: publishers add to a log and read it themselves, unless somebody does.
 #[test]
-fn what_is_added_while_the_reading_is_held_does_not_stay_unread() {
+fn record_added_while_the_read_lock_is_held_is_read() {
     let mut model = loom::model::Builder::new();
     // Three threads and four locks are too many interleavings to run all.
     model.preemption_bound = Some(2);

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_still_says_whose_it_is() {
+    fn later_version_still_yields_tag_and_topic() {
         let mut bytes = encode(7, &record("a", b"data: x\n"));
         bytes[0] = VERSION + 1;
         let topic = Some("a".try_into().unwrap());
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_write_is_foreign() {
+    fn bytes_without_the_magic_are_foreign() {
         for bytes in [
             &b""[..],
             b"\x01",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_cut_short_is_none() {
+    fn truncated_record_is_not_a_record() {
         let whole = Bytes::from(encode(0x0102_0304, &record("topic", b"")));
         for end in 0..whole.len() {
             match decode(&whole.slice(..end)) {
@@ -138,7 +138,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_topic_and_any_lines_come_back(
+        fn any_topic_and_lines_round_trip(
             tag: u32,
             topic in "\\PC{1,64}",
             lines in prop::collection::vec(any::<u8>(), 0..200),
@@ -150,7 +150,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_stands_there_is_read_as_something(
+        fn decoding_arbitrary_bytes_never_fails(
             bytes in prop::collection::vec(any::<u8>(), 0..100),
             head in prop::option::of(Just(*b"\x01sse\0\0\0\0\0\x02")),
         ) {

@@ -155,7 +155,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn expires_what_a_plain_map_would(steps in prop::collection::vec(step(), 1..200)) {
+        fn wheel_expires_the_same_keys_as_a_map(steps in prop::collection::vec(step(), 1..200)) {
             let mut wheel = Wheel::new();
             let mut model = BTreeMap::new();
             let mut now = 0;

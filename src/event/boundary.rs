@@ -215,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_let_through_up_to_the_boundaries_is_whole_events_however_it_is_cut(
+        fn boundaries_enclose_whole_events_for_any_chunking(
             stream in any_stream(),
             lengths in vec(0..9_usize, 0..24),
         ) {
@@ -248,7 +248,7 @@ mod tests {
         }
 
         #[test]
-        fn a_piece_of_any_bytes_is_scanned_as_it_is_byte_by_byte(
+        fn chunk_is_scanned_as_its_bytes_one_by_one(
             bytes in vec(sample::select(&b"\n\r:data\xef\xbb\xbf\xff\0"[..]), 0..32),
         ) {
             let ended = Boundaries::new().feed(&bytes);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_after_a_blank_line_are_let_through_and_those_within_an_event_are_not() {
+    fn comments_pass_between_events_but_not_within_them() {
         let mut scanner = Boundaries::new();
         assert!(scanner.is_at_boundary());
         let ended = |boundary, events| Ended { boundary, events };
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_feed_that_was_cut_from_its_carriage_return_belongs_to_it() {
+    fn crlf_split_across_chunks_is_one_line_end() {
         let mut scanner = Boundaries::new();
         let ended = |boundary, events| Ended { boundary, events };
         assert_eq!(scanner.feed(b"data: x\r"), ended(None, 0));

@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_would_be_more_or_less_than_one_event_are_refused() {
+    fn lines_that_are_not_exactly_one_event_are_refused() {
         let bad: [&[u8]; 24] = [
             b"",
             b"\n",
@@ -84,7 +84,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_built_is_admitted(
+        fn every_built_event_passes_the_check(
             event_type in "[^\r\n]{0,20}",
             text in "(?s).{0,100}",
             comment in prop::option::of("(?s).{0,20}"),

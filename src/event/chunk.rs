@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_frame_inside_is_the_one_that_was_put_in() {
+    fn chunk_returns_its_original_frame() {
         for size in [1, 15, 16, 5000] {
             let frame = vec![b'x'; size];
             let chunk = Chunk::of(&frame);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_has_nothing_in_it() {
+    fn default_chunk_is_empty() {
         let none = Chunk::default();
         assert!(none.is_empty() && none.size() == 0);
         assert!(none.clone().into_frame().is_empty() && none.into_whole().is_empty());

@@ -164,7 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_not_exactly_a_position_is_none() {
+    fn malformed_position_is_rejected() {
         let long = [b'1'; 65536];
         let bad: [&[u8]; 24] = [
             b"",
@@ -204,7 +204,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_position_is_read_back_from_its_id(epoch: u64, offset: u64, tag: u32) {
+        fn position_round_trips_through_its_id(epoch: u64, offset: u64, tag: u32) {
             let position = Position::new(Epoch::new(epoch), offset, tag);
             let mut line = Vec::new();
             position.write_id(&mut line);
@@ -215,7 +215,7 @@ mod tests {
         }
 
         #[test]
-        fn one_text_names_each_position(text in "[0-9a-f]{15,17}-[0-9]{1,21}-[0-9a-f]{7,9}") {
+        fn each_position_has_one_textual_form(text in "[0-9a-f]{15,17}-[0-9]{1,21}-[0-9a-f]{7,9}") {
             if let Some(position) = Position::parse(text.as_bytes()) {
                 prop_assert_eq!(position.to_string(), text);
             }

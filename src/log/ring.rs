@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_between_two_entries_leads_to_the_later_one() {
+    fn offset_between_two_entries_yields_the_later_one() {
         let mut ring = Ring::default();
         for offset in [3, 5, 9] {
             ring.push(entry(offset));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_known_up_to_the_last_entry_that_was_lost() {
+    fn tags_are_known_back_to_the_last_lost_entry() {
         let mut ring = Ring::default();
         for offset in [3, 5, 9] {
             ring.push(entry(offset));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_is_lost_though_it_has_its_number() {
+    fn hole_counts_as_lost_but_keeps_its_number() {
         let mut ring = Ring::default();
         ring.push(entry(3));
         ring.push(Entry {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn cursors_of_another_log_join_this_one_when_it_has_been_read() {
+    fn cursors_of_the_old_log_continue_once_joined() {
         let mut ring = Ring::default();
         ring.push(entry(3));
         let (old, at_head) = (0, ring.end());
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_return_to_zero() {
+    fn byte_count_of_an_emptied_ring_is_zero() {
         let mut ring = Ring::default();
         (1..100).for_each(|offset| ring.push(entry(offset)));
         assert!(ring.bytes() >= 99 * 9);

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_the_latest_records_only() {
+    fn window_keeps_only_the_latest_records() {
         let mut window = Window::after(10, 3);
         for offset in [11, 12, 14] {
             window.push(offset, offset as u32);

@@ -330,7 +330,7 @@ mod tests {
 
     /// Only the server's own task sees this: nobody reads meanwhile.
     #[test]
-    fn a_stream_that_is_ended_while_its_frame_is_written_leaves_its_socket() {
+    fn stream_closed_during_a_write_releases_its_socket() {
         let capture = Capture::default();
         let mut service = SseLayer::any_path().layer(capture.clone());
         let wakes = Arc::new(Wakes::default());

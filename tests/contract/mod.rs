@@ -27,24 +27,24 @@ macro_rules! contract {
         contract!($constructor;
             a_new_log_has_its_head_before_the_first_record,
             records_are_read_in_order_as_they_were_appended,
-            every_reader_gets_the_same,
-            a_reader_that_comes_later_gets_what_is_retained,
-            a_reader_goes_on_after_what_it_has_read,
+            every_reader_gets_the_same_records,
+            late_reader_gets_the_retained_records,
+            reader_resumes_after_its_last_record,
             a_reader_that_waits_is_woken,
-            appends_at_once_are_all_there_and_in_one_order,
+            concurrent_appends_are_all_stored_in_one_order,
             an_append_that_is_not_polled_does_nothing,
-            a_place_that_cannot_come_is_refused,
-            each_log_has_an_epoch_of_its_own_and_each_record_a_tag,
-            any_name_and_any_bytes_come_back,
+            impossible_position_is_reported_as_rewritten,
+            log_keeps_its_epoch_and_tags_each_record,
+            any_topic_name_and_bytes_round_trip,
         );
         #[tokio::test]
-        async fn what_is_dropped_is_told_before_the_next_record() {
-            contract::what_is_dropped_is_told_before_the_next_record($constructor(4).await).await;
+        async fn loss_is_reported_before_the_next_record() {
+            contract::loss_is_reported_before_the_next_record($constructor(4).await).await;
         }
         #[tokio::test]
-        async fn two_logs_have_nothing_in_common() {
+        async fn two_logs_share_no_records() {
             let logs = ($constructor(1000).await, $constructor(1000).await);
-            contract::two_logs_have_nothing_in_common(logs.0, logs.1).await;
+            contract::two_logs_share_no_records(logs.0, logs.1).await;
         }
     };
 }
@@ -108,7 +108,7 @@ pub(crate) async fn records_are_read_in_order_as_they_were_appended(log: impl Ba
     assert_eq!(records(&mut stream, 100).await, appended);
 }
 
-pub(crate) async fn every_reader_gets_the_same(log: impl Backplane) {
+pub(crate) async fn every_reader_gets_the_same_records(log: impl Backplane) {
     let mut first = read(&log, Start::Window).await;
     append(&log, "1").await;
     let mut second = read(&log, Start::Window).await;
@@ -117,7 +117,7 @@ pub(crate) async fn every_reader_gets_the_same(log: impl Backplane) {
     assert_eq!(records(&mut second, 2).await, got);
 }
 
-pub(crate) async fn a_reader_that_comes_later_gets_what_is_retained(log: impl Backplane) {
+pub(crate) async fn late_reader_gets_the_retained_records(log: impl Backplane) {
     for text in ["1", "2", "3"] {
         append(&log, text).await;
     }
@@ -129,7 +129,7 @@ pub(crate) async fn a_reader_that_comes_later_gets_what_is_retained(log: impl Ba
     assert_eq!(got[2].0, within(log.head()).await.unwrap());
 }
 
-pub(crate) async fn a_reader_goes_on_after_what_it_has_read(log: impl Backplane) {
+pub(crate) async fn reader_resumes_after_its_last_record(log: impl Backplane) {
     let start = within(log.head()).await.unwrap();
     append(&log, "1").await;
     let mut stream = read(&log, Start::After(start)).await;
@@ -155,7 +155,7 @@ pub(crate) async fn a_reader_that_waits_is_woken(log: impl Backplane) {
     assert_eq!(waiting.await.unwrap(), position);
 }
 
-pub(crate) async fn appends_at_once_are_all_there_and_in_one_order(log: impl Backplane) {
+pub(crate) async fn concurrent_appends_are_all_stored_in_one_order(log: impl Backplane) {
     let mut stream = read(&log, Start::Window).await;
     let texts: Vec<_> = (0..50).map(|number| number.to_string()).collect();
     let appends = texts.iter().map(|text| append(&log, text));
@@ -179,7 +179,7 @@ pub(crate) async fn an_append_that_is_not_polled_does_nothing(log: impl Backplan
     assert_eq!(next_record(&mut stream).await.0, position);
 }
 
-pub(crate) async fn a_place_that_cannot_come_is_refused(log: impl Backplane) {
+pub(crate) async fn impossible_position_is_reported_as_rewritten(log: impl Backplane) {
     append(&log, "1").await;
     let head = append(&log, "2").await;
     let other_epoch = Epoch::new(head.epoch().value() ^ 1);
@@ -200,7 +200,7 @@ pub(crate) async fn a_place_that_cannot_come_is_refused(log: impl Backplane) {
     }
 }
 
-pub(crate) async fn each_log_has_an_epoch_of_its_own_and_each_record_a_tag(log: impl Backplane) {
+pub(crate) async fn log_keeps_its_epoch_and_tags_each_record(log: impl Backplane) {
     let mut tags = Vec::new();
     let mut last = within(log.head()).await.unwrap();
     for number in 0..20 {
@@ -215,7 +215,7 @@ pub(crate) async fn each_log_has_an_epoch_of_its_own_and_each_record_a_tag(log: 
     assert!(tags.len() >= 19, "{tags:?}");
 }
 
-pub(crate) async fn any_name_and_any_bytes_come_back(log: impl Backplane) {
+pub(crate) async fn any_topic_name_and_bytes_round_trip(log: impl Backplane) {
     let long = "x".repeat(256);
     let names = [
         "*", ">", "a.b..c", "{x}", " ", "a b", "\u{e4}", "a\0b", "a\r\nb", "$", "..", &long,
@@ -230,7 +230,7 @@ pub(crate) async fn any_name_and_any_bytes_come_back(log: impl Backplane) {
 }
 
 /// Of a log that retains four records, or some more.
-pub(crate) async fn what_is_dropped_is_told_before_the_next_record(log: impl Backplane) {
+pub(crate) async fn loss_is_reported_before_the_next_record(log: impl Backplane) {
     let first = append(&log, "first").await;
     let mut positions = vec![first];
     // Logs may drop in blocks, and late.
@@ -251,7 +251,7 @@ pub(crate) async fn what_is_dropped_is_told_before_the_next_record(log: impl Bac
     }
 }
 
-pub(crate) async fn two_logs_have_nothing_in_common(one: impl Backplane, other: impl Backplane) {
+pub(crate) async fn two_logs_share_no_records(one: impl Backplane, other: impl Backplane) {
     let mut stream = read(&one, Start::Window).await;
     let elsewhere = append(&other, "elsewhere").await;
     let here = append(&one, "here").await;

@@ -65,7 +65,7 @@ async fn a_stream_beyond_the_limit_is_refused_until_one_has_ended() -> TestResul
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_has_a_limit_of_its_own() -> TestResult {
+async fn stream_limit_is_counted_per_address() -> TestResult {
     let app = super::super::app(hub_of("--max-per-address 1"));
     let from = |address: &str| {
         let address: SocketAddr = address.parse().unwrap();
@@ -79,7 +79,7 @@ async fn an_address_has_a_limit_of_its_own() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_ends_after_its_lifetime_and_its_client_goes_on_with_the_next() -> TestResult {
+async fn client_resumes_after_its_stream_reaches_the_lifetime() -> TestResult {
     let app = super::super::app(hub_of("--lifetime 20"));
     let (events, _) = open(&app, "/events?topic=a").await?;
     publish(&app, "/topics/a", "1").await?;
@@ -98,7 +98,7 @@ async fn a_stream_ends_after_its_lifetime_and_its_client_goes_on_with_the_next()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_figures_count_streams_topics_and_events() -> TestResult {
+async fn stats_count_streams_topics_and_events() -> TestResult {
     let app = app(7);
     let (mut one, _) = open(&app, "/events?topic=a&topic=b").await?;
     let (_two, _) = open(&app, "/events?topic=a").await?;
@@ -121,7 +121,7 @@ async fn the_figures_count_streams_topics_and_events() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn prometheus_reads_the_figures_of_this_hub_alone() -> TestResult {
+async fn metrics_endpoint_reports_only_this_hub() -> TestResult {
     let other = app(1);
     publish(&other, "/topics/a", "elsewhere").await?;
     let app = super::super::app(hub_of("--max 1"));
@@ -208,7 +208,7 @@ async fn read_until(socket: &mut TcpStream, text: &str) -> TestResult<String> {
 }
 
 #[tokio::test]
-async fn told_to_stop_it_asks_its_clients_to_come_back_and_finishes() -> TestResult {
+async fn shutdown_asks_clients_to_reconnect_and_completes() -> TestResult {
     let hub = Running::start("--drain 4").await?;
     let mut streams = Vec::new();
     for _ in 0..20 {
@@ -232,7 +232,7 @@ async fn told_to_stop_it_asks_its_clients_to_come_back_and_finishes() -> TestRes
 }
 
 #[tokio::test]
-async fn it_says_that_it_is_not_ready_before_it_refuses_anything() -> TestResult {
+async fn readiness_fails_before_requests_are_refused() -> TestResult {
     let hub = Running::start("--unready 3600").await?;
     hub.stop.notify_one();
     within("/ready to say no", async {
@@ -254,7 +254,7 @@ async fn it_says_that_it_is_not_ready_before_it_refuses_anything() -> TestResult
 }
 
 #[tokio::test]
-async fn a_client_that_has_stopped_reading_does_not_keep_it_from_stopping() -> TestResult {
+async fn stalled_client_does_not_block_shutdown() -> TestResult {
     let hub = Running::start("--drain 1").await?;
     let stalled = hub.stream().await?;
     let text = "x".repeat(256 * 1024);
@@ -276,7 +276,7 @@ async fn a_client_that_has_stopped_reading_does_not_keep_it_from_stopping() -> T
 }
 
 #[test]
-fn the_command_line_is_read_or_refused_with_a_reason() {
+fn command_line_is_parsed_or_rejected_with_a_reason() {
     let parse = |line: &str| Options::parse(line.split_whitespace().map(str::to_owned));
     let options = parse("").unwrap();
     assert_eq!(options.listen.to_string(), "127.0.0.1:3000");

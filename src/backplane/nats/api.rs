@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_made_anew_from_its_own_configuration_has_another_epoch() {
+    fn recreated_stream_gets_another_epoch() {
         let old = epoch("the same", "2026-11-22T10:00:00.000000001Z");
         assert_eq!(old, epoch("the same", "2026-11-22T10:00:00.000000001Z"));
         assert_ne!(old, epoch("the same", "2026-11-22T10:00:00.000000002Z"));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_state_of_a_stream_is_none() {
+    fn invalid_stream_state_is_rejected() {
         for text in ["null", "[]", "{}", r#"{"state":{"first_seq":-1}}"#] {
             assert_eq!(state(&serde_json::from_str(text).unwrap()), None, "{text}");
         }

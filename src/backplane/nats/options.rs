@@ -374,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_subjects_are_those_that_the_server_takes() {
+    fn names_and_subjects_follow_the_rules_of_nats() {
         for name in ["tower-sse", "A_1", "\u{e4}", "$"] {
             assert!(is_name(name), "{name:?}");
         }

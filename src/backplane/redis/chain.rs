@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn records_follow_each_other_and_holes_are_told() {
+    fn linked_records_are_read_and_holes_are_reported() {
         let entries = [entry(3, 2), entry(4, 3), entry(7, 6), entry(1000, 7)];
         let expected = vec![('r', 3), ('r', 4), ('l', 6), ('r', 7), ('r', 1000)];
         assert_eq!(told(&mut chain_at(2), &entries), (expected, Ok(())));
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_follow_is_not_taken() {
+    fn entry_that_does_not_follow_is_a_mismatch() {
         let mut other_tag = entry(3, 2);
         other_tag.link.as_mut().unwrap().tag ^= 1;
         let mut other_epoch = entry(3, 2);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_so_is_gone_on_with_after_a_loss() {
+    fn mismatched_log_is_continued_after_a_loss() {
         let mut chain = chain_at(2);
         let mut reads = Vec::new();
         chain.push_anyway(&entry(3, 1), &mut |read| reads.push(read));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_ends_otherwise_than_was_told_is_another_one() {
+    fn log_with_an_earlier_or_other_end_is_another_log() {
         let state = |offset, tag| State::new(EPOCH, 0, offset, tag);
         let compare = |state: State| chain_at(2).compare(&state).ok();
         assert_eq!(compare(state(2, tag(2))), Some(false));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_looked_for_where_it_was() {
+    fn reading_resumes_only_from_a_position_of_this_log() {
         let state = State::new(EPOCH, 0, 5, tag(5));
         let after = |place, found: Option<&Entry>| {
             let chain = Chain::after(place, found, &state, 1000);

@@ -86,14 +86,14 @@ e7d1eec :30001@31001 myself,master - 0 0 6 connected 0-5460 [93-<-292f8b3] [77->
     }
 
     #[test]
-    fn with_tls_nodes_are_called_by_their_names() {
+    fn nodes_are_addressed_by_host_name_under_tls() {
         let nodes = nodes(NODES, "asked", true);
         let hosts: Vec<_> = nodes.iter().map(|node| &*node.address.0).collect();
         assert_eq!(hosts, ["host-4", "host-2", "::1", "127.0.0.1", "asked"]);
     }
 
     #[test]
-    fn what_is_no_list_of_nodes_has_none() {
+    fn invalid_node_list_yields_no_nodes() {
         for text in [
             "",
             "\n",

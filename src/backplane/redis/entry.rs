@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_id_or_no_link_is_none() {
+    fn invalid_ids_and_links_are_rejected() {
         for text in [
             "",
             "-",
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_shape_is_none() {
+    fn reply_of_unexpected_shape_is_rejected() {
         let text = |text: &str| Value::BulkString(text.into());
         let array = Value::Array;
         for reply in [

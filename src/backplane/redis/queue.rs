@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_never_given_to_a_server_or_was_refused_was_not_sent() {
+    async fn unclaimed_or_refused_append_is_not_sent() {
         use AppendErrorKind::{MaybeSent, NotSent};
         assert_eq!(kind_after(|_| {}).await, NotSent);
         assert_eq!(kind_after(|it| assert!(it.claim())).await, MaybeSent);

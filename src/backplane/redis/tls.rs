@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_the_feature_a_url_with_tls_says_what_is_missing() {
+    fn tls_url_without_the_feature_names_the_feature() {
         for url in ["rediss://a", "REDISS://a", "valkeys://a"] {
             let error = is_spoken(url, false).unwrap_err().to_string();
             assert!(error.contains("`redis-tls`"), "{error}");
