@@ -27,7 +27,9 @@
 //! listens there. On a second one it ends at once.
 //!
 //! All hubs that name the same Redis server, or the same NATS server with JetStream, are one: what is
-//! published on one reaches the streams of all, and a client may come back to any.
+//! published on one reaches the streams of all, and a client may come back to any. The clients of these
+//! servers are features of the crate: `--redis` needs `cargo run --features redis`, and `--nats` needs
+//! `--features nats`.
 //!
 //! Whoever reaches the server may do all this. A program with users looks first who asks.
 
@@ -51,9 +53,12 @@ use axum::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Deserialize;
 use serde_json::{Value, json};
+#[cfg(feature = "nats")]
+use tower_sse::backplane::nats::JetStream;
+#[cfg(feature = "redis")]
+use tower_sse::backplane::redis::RedisStreams;
 use tower_sse::{
     Broker, Connections, Event, SseConnection, SseLayer,
-    backplane::{nats::JetStream, redis::RedisStreams},
     broker::History,
     serve::{PeerAddr, TcpListener},
 };
@@ -202,7 +207,9 @@ async fn broker(options: &Options) -> Result<Broker, Box<dyn Error>> {
     let builder = Broker::builder().history(history);
     Ok(match &options.log {
         Log::Memory => builder.in_memory(),
+        #[cfg(feature = "nats")]
         Log::Nats(url) => builder.build(JetStream::connect(url).await?),
+        #[cfg(feature = "redis")]
         Log::Redis(url) => builder.build(RedisStreams::connect(url).await?),
     })
 }

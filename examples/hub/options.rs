@@ -9,7 +9,9 @@ pub(crate) const USAGE: &str = "usage: hub [--listen ADDR] [--history N] [--max 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Log {
     Memory,
+    #[cfg(feature = "nats")]
     Nats(String),
+    #[cfg(feature = "redis")]
     Redis(String),
 }
 
@@ -63,8 +65,17 @@ impl Options {
                 "--lifetime" => options.lifetime = seconds(&value()?, 1)?,
                 "--unready" => options.unready = seconds(&value()?, 0)?,
                 "--drain" => options.drain = seconds(&value()?, 1)?,
+                #[cfg(feature = "nats")]
                 "--nats" => options.log = Log::Nats(value()?),
+                #[cfg(feature = "redis")]
                 "--redis" => options.log = Log::Redis(value()?),
+                #[cfg(not(all(feature = "nats", feature = "redis")))]
+                "--nats" | "--redis" => {
+                    let feature = &name[2..];
+                    return Err(format!(
+                        "{name} needs a hub built with `--features {feature}`"
+                    ));
+                }
                 _ => return Err(format!("{name} is unknown; {USAGE}")),
             }
         }

@@ -10,9 +10,11 @@ use tower_sse::{
 
 use super::*;
 
+#[cfg(feature = "nats")]
 #[path = "../../tests/support/nats.rs"]
 mod nats_server;
 mod operation;
+#[cfg(feature = "redis")]
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 
@@ -245,14 +247,21 @@ async fn page_and_script_are_served_with_their_content_types() -> TestResult {
     Ok(())
 }
 
+#[cfg(feature = "redis")]
 #[tokio::test]
-async fn hubs_on_one_backplane_share_events() -> TestResult {
+async fn hubs_on_one_redis_log_share_events() -> TestResult {
     let redis = redis_server::RedisServer::start().await;
-    are_one(["--redis".to_owned(), redis.url()]).await?;
+    are_one(["--redis".to_owned(), redis.url()]).await
+}
+
+#[cfg(feature = "nats")]
+#[tokio::test]
+async fn hubs_on_one_nats_log_share_events() -> TestResult {
     let nats = nats_server::NatsServer::start().await;
     are_one(["--nats".to_owned(), nats.url()]).await
 }
 
+#[cfg(any(feature = "nats", feature = "redis"))]
 async fn are_one(args: [String; 2]) -> TestResult {
     let options = Options::parse(args.into_iter())?;
     let mut hubs = Vec::new();
@@ -278,4 +287,17 @@ async fn are_one(args: [String; 2]) -> TestResult {
     let (mut back, _) = open(&hubs[1], &path).await?;
     assert_eq!(next(&mut back).await?, "message:2");
     Ok(())
+}
+
+#[cfg(not(any(feature = "nats", feature = "redis")))]
+#[test]
+fn option_of_a_missing_feature_names_it() {
+    for (option, feature) in [("--redis", "redis"), ("--nats", "nats")] {
+        let args = [option.to_owned(), "redis://127.0.0.1".to_owned()];
+        let error = Options::parse(args.into_iter()).unwrap_err();
+        assert_eq!(
+            error,
+            format!("{option} needs a hub built with `--features {feature}`")
+        );
+    }
 }

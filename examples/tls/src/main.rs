@@ -1,6 +1,6 @@
 //! An event stream over TLS, with HTTP/2 for clients that can, and HTTP/1.1 for the others.
 //!
-//! `cargo run --example tls` makes a certificate to try it with:
+//! `cargo run -p tower-sse-example-tls` makes a certificate to try it with:
 //! `curl --insecure --no-buffer https://localhost:3443/events`. With the paths of a certificate
 //! chain and of its key as arguments, both in PEM, it takes those.
 
