@@ -72,6 +72,8 @@ done
 
 # The examples have tests, which cargo leaves out unless it is asked.
 step cargo test --locked --workspace --all-features --lib --tests --examples
+# The hub without clients of Redis and NATS, as the README builds it.
+step cargo test --locked --example hub
 step cargo test --locked --all-features --doc
 
 # The suites of layer, connection, broker and protection once more, with direct streams, in memory:
