@@ -8,10 +8,20 @@
 
 #[path = "support/goals.rs"]
 mod goals;
-#[path = "../tests/support/nats.rs"]
-mod nats_server;
-#[path = "../tests/support/redis.rs"]
-mod redis_server;
+/// What the suites start real servers with.
+#[allow(
+    dead_code,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "the suites use more of it"
+)]
+#[path = "../tests/support"]
+mod servers {
+    pub mod nats;
+    pub mod ports;
+    pub mod redis;
+    pub mod watched;
+}
 
 use std::{
     env,
@@ -31,8 +41,7 @@ use tower_sse::{
 };
 
 use goals::{Wanted, goal};
-use nats_server::NatsServer;
-use redis_server::RedisServer;
+use servers::{nats::NatsServer, redis::RedisServer};
 
 const SUBSCRIBERS: usize = 5_000;
 

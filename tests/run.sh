@@ -60,7 +60,8 @@ features() {
 install_programs
 install_components
 
-step cargo fmt --check
+step cargo fmt --all --check
+# The benches are built here too.
 step cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 step cargo clippy --locked --all-targets --no-default-features -- -D warnings
 
@@ -70,24 +71,12 @@ for feature in $(features); do
     step cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
 done
 
-# The examples have tests, which cargo leaves out unless it is asked.
+# Each suite for both serving paths, or for several servers, runs once with each, in modules of
+# that name. Cargo leaves out the tests of examples unless they are named.
 step cargo test --locked --workspace --all-features --lib --tests --examples
 # The hub without clients of Redis and NATS, as the README builds it.
 step cargo test --locked --example hub
 step cargo test --locked --all-features --doc
-
-# The suites of layer, connection, broker and protection once more, with direct streams, in memory:
-# each that opens its streams by `tests/paths`.
-on_both_paths=()
-for suite in $(grep -l '^mod paths;$' tests/*.rs); do
-    on_both_paths+=(--test "$(basename "$suite" .rs)")
-done
-step env SERVER=direct cargo test --locked -p tower-sse-tests "${on_both_paths[@]}"
-
-# What goes over sockets once more, on the crate's own server: with direct streams, and without.
-on_sockets=(--test 'sockets_*' --test resume_clients)
-step env SERVER=direct cargo test --locked -p tower-sse-tests "${on_sockets[@]}"
-step env SERVER=hyper cargo test --locked -p tower-sse-tests "${on_sockets[@]}"
 
 # The broker's hand-shakes between threads, through all their interleavings.
 step cargo fmt --check --manifest-path loom/Cargo.toml
@@ -96,7 +85,5 @@ step cargo test --locked --manifest-path loom/Cargo.toml --target-dir target
 export RUSTDOCFLAGS="-D warnings"
 step cargo doc --locked --no-deps --all-features
 step cargo doc --locked --no-deps
-
-step cargo bench --locked -p tower-sse-benches --no-run
 
 printf '\nAll passed, in %d seconds.\n' "$SECONDS"

@@ -10,13 +10,20 @@ use tower_sse::{
 
 use super::*;
 
-#[cfg(feature = "nats")]
-#[path = "../../tests/support/nats.rs"]
-mod nats_server;
 mod operation;
-#[cfg(feature = "redis")]
-#[path = "../../tests/support/redis.rs"]
-mod redis_server;
+
+/// What the suites start real servers with.
+#[cfg(any(feature = "nats", feature = "redis"))]
+#[allow(dead_code, unreachable_pub, reason = "the suites use more of it")]
+#[path = "../../tests/support"]
+mod servers {
+    #[cfg(feature = "nats")]
+    pub mod nats;
+    pub mod ports;
+    #[cfg(feature = "redis")]
+    pub mod redis;
+    pub mod watched;
+}
 
 type TestResult<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -250,14 +257,14 @@ async fn page_and_script_are_served_with_their_content_types() -> TestResult {
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn hubs_on_one_redis_log_share_events() -> TestResult {
-    let redis = redis_server::RedisServer::start().await;
+    let redis = servers::redis::RedisServer::start().await;
     are_one(["--redis".to_owned(), redis.url()]).await
 }
 
 #[cfg(feature = "nats")]
 #[tokio::test]
 async fn hubs_on_one_nats_log_share_events() -> TestResult {
-    let nats = nats_server::NatsServer::start().await;
+    let nats = servers::nats::NatsServer::start().await;
     are_one(["--nats".to_owned(), nats.url()]).await
 }
 

@@ -10,15 +10,15 @@ use rcgen::{
     KeyPair,
 };
 
-pub(crate) struct Certified {
-    pub(crate) authority: PathBuf,
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
+pub struct Certified {
+    pub authority: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Certified {
     /// Of a server or a client of this name, or this address.
-    pub(crate) fn new(folder: &Path, name: &str) -> Self {
+    pub fn new(folder: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // Not the name that certificates have by default: they would seem to be their own authority.
         let of = &mut params.distinguished_name;

@@ -16,7 +16,7 @@ use tower_sse::test_util::EventReader;
 use super::{LIMIT, within};
 
 /// A client with one connection. Dropping it closes the socket.
-pub(crate) struct Client {
+pub struct Client {
     address: SocketAddr,
     sender: Sender,
     driver: JoinHandle<()>,
@@ -28,7 +28,7 @@ enum Sender {
 }
 
 impl Client {
-    pub(crate) async fn connect(address: SocketAddr, version: Version) -> Self {
+    pub async fn connect(address: SocketAddr, version: Version) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         // A kernel that sizes it by itself may take tens of megabytes ahead of a slow reader.
         socket.set_recv_buffer_size(64 * 1024).unwrap();
@@ -52,7 +52,7 @@ impl Client {
     }
 
     /// A request for a path, as this connection's version wants it.
-    pub(crate) fn request(&self, method: Method, path: &str) -> Request<Full<Bytes>> {
+    pub fn request(&self, method: Method, path: &str) -> Request<Full<Bytes>> {
         let request = Request::builder().method(method);
         let request = match &self.sender {
             Sender::Http1(_) => request
@@ -63,12 +63,12 @@ impl Client {
         request.body(Full::default()).unwrap()
     }
 
-    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Response<Incoming> {
         within("an answer", self.send_any(request)).await.unwrap()
     }
 
     /// The same, without a limit in time, and where there may be none.
-    pub(crate) async fn send_any(
+    pub async fn send_any(
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> hyper::Result<Response<Incoming>> {
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// Sends a request, and reads the answer as an event stream.
-    pub(crate) async fn events(&mut self, request: Request<Full<Bytes>>) -> Response<EventReader> {
+    pub async fn events(&mut self, request: Request<Full<Bytes>>) -> Response<EventReader> {
         let response = self.send(request).await;
         assert_eq!(response.status(), StatusCode::OK);
         let content_type = &response.headers()[header::CONTENT_TYPE];
@@ -94,7 +94,7 @@ impl Client {
     }
 
     /// Opens the event stream at a path, and reads its welcome.
-    pub(crate) async fn open(&mut self, path: &str) -> EventReader {
+    pub async fn open(&mut self, path: &str) -> EventReader {
         let request = self.request(Method::GET, path);
         let mut events = self.events(request).await.into_body();
         assert_eq!(events.event().await.unwrap().event_type, "welcome");
@@ -102,16 +102,13 @@ impl Client {
     }
 
     /// Gets what is at a path: all of it.
-    pub(crate) async fn get(&mut self, path: &str) -> (StatusCode, HeaderMap, Bytes) {
+    pub async fn get(&mut self, path: &str) -> (StatusCode, HeaderMap, Bytes) {
         let request = self.request(Method::GET, path);
         self.whole(request).await
     }
 
     /// Sends a request, and reads all of the answer.
-    pub(crate) async fn whole(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> (StatusCode, HeaderMap, Bytes) {
+    pub async fn whole(&mut self, request: Request<Full<Bytes>>) -> (StatusCode, HeaderMap, Bytes) {
         let (head, body) = self.send(request).await.into_parts();
         let body = within("the body", body.collect()).await.unwrap();
         (head.status, head.headers, body.to_bytes())

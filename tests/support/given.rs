@@ -13,7 +13,7 @@ use tokio::{
 use tower_sse::serve::{Listener, Serve, serve};
 
 /// Where sockets come from that are not the system's.
-pub(crate) struct Given<S>(mpsc::Receiver<io::Result<S>>);
+pub struct Given<S>(mpsc::Receiver<io::Result<S>>);
 
 impl<S> Listener for Given<S>
 where
@@ -32,7 +32,7 @@ where
 }
 
 /// A server of these sockets, for as long as the test runs.
-pub(crate) fn given<S>(router: Router) -> mpsc::Sender<io::Result<S>>
+pub fn given<S>(router: Router) -> mpsc::Sender<io::Result<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -40,7 +40,7 @@ where
 }
 
 /// The same, set up by this.
-pub(crate) fn given_with<S>(
+pub fn given_with<S>(
     router: Router,
     set_up: impl FnOnce(Serve<Given<S>, Router>) -> Serve<Given<S>, Router>,
 ) -> mpsc::Sender<io::Result<S>>

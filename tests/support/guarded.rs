@@ -1,7 +1,5 @@
 //! Asks layers with guards, without a socket.
 
-#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
-
 use std::{
     convert::Infallible,
     sync::{
@@ -21,21 +19,21 @@ use tokio_test::block_on;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_sse::SseLayer;
 
-pub(crate) type Text = Full<Bytes>;
+pub type Text = Full<Bytes>;
 
-pub(crate) const NOT_LISTED: &str = "is not in the server's";
-pub(crate) const INVALID: &str = "or an invalid";
+pub const NOT_LISTED: &str = "is not in the server's";
+pub const INVALID: &str = "or an invalid";
 
 /// What came of a request: what the client got, and whether the inner service was called.
-pub(crate) struct Outcome {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) exact_size: Option<u64>,
-    pub(crate) text: String,
-    pub(crate) calls: usize,
+pub struct Outcome {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub exact_size: Option<u64>,
+    pub text: String,
+    pub calls: usize,
 }
 
-pub(crate) fn ask(layer: &SseLayer, request: Request<Text>) -> Outcome {
+pub fn ask(layer: &SseLayer, request: Request<Text>) -> Outcome {
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&calls);
     let service = layer.layer(service_fn(move |_| {
@@ -58,14 +56,14 @@ pub(crate) fn ask(layer: &SseLayer, request: Request<Text>) -> Outcome {
 
 impl Outcome {
     #[track_caller]
-    pub(crate) fn assert_admitted(&self, what: &str) {
+    pub fn assert_admitted(&self, what: &str) {
         assert_eq!(self.status, StatusCode::OK, "{what}: {}", self.text);
         assert_eq!(self.text, "inner", "{what}");
         assert_eq!(self.calls, 1, "{what}");
     }
 
     #[track_caller]
-    pub(crate) fn assert_refused(&self, why: &str, what: &str) {
+    pub fn assert_refused(&self, why: &str, what: &str) {
         assert_eq!(self.status, StatusCode::FORBIDDEN, "{what}");
         assert_eq!(self.headers[CONTENT_TYPE], "text/plain; charset=utf-8");
         assert_eq!(self.headers.len(), 1, "{what}");
@@ -75,11 +73,11 @@ impl Outcome {
     }
 }
 
-pub(crate) fn with(headers: &[(HeaderName, &[u8])]) -> Request<Text> {
+pub fn with(headers: &[(HeaderName, &[u8])]) -> Request<Text> {
     to("/events", headers)
 }
 
-pub(crate) fn to(uri: &str, headers: &[(HeaderName, &[u8])]) -> Request<Text> {
+pub fn to(uri: &str, headers: &[(HeaderName, &[u8])]) -> Request<Text> {
     let mut request = Request::get(uri).body(Text::default()).unwrap();
     for (name, value) in headers {
         let value = HeaderValue::from_bytes(value).unwrap();
@@ -88,15 +86,15 @@ pub(crate) fn to(uri: &str, headers: &[(HeaderName, &[u8])]) -> Request<Text> {
     request
 }
 
-pub(crate) fn from_origin(origin: &str) -> Request<Text> {
+pub fn from_origin(origin: &str) -> Request<Text> {
     with(&[(ORIGIN, origin.as_bytes())])
 }
 
-pub(crate) fn for_host(host: &str) -> Request<Text> {
+pub fn for_host(host: &str) -> Request<Text> {
     with(&[(HOST, host.as_bytes())])
 }
 
-pub(crate) fn origins() -> SseLayer {
+pub fn origins() -> SseLayer {
     SseLayer::new("/events").allowed_origins([
         "https://example.com",
         "http://localhost:3000",
@@ -108,7 +106,7 @@ pub(crate) fn origins() -> SseLayer {
     ])
 }
 
-pub(crate) fn hosts() -> SseLayer {
+pub fn hosts() -> SseLayer {
     SseLayer::new("/events").allowed_hosts([
         "Example.com.",
         "localhost:8080",

@@ -1,7 +1,5 @@
 //! NATS servers with JetStream, on ports of their own, which end with the test.
 
-#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
-
 use std::{
     fs,
     net::Ipv4Addr,
@@ -20,25 +18,18 @@ use tokio::{
 };
 use tower_sse::backplane::nats::{JetStream, JetStreamOptions};
 
-#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
-#[path = "ports.rs"]
-mod ports;
-#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
-#[path = "watched.rs"]
-mod watched;
-
-pub(crate) use ports::free_port;
-use watched::Watched;
+pub use super::ports::free_port;
+use super::watched::Watched;
 
 /// A server with a folder of its own. It is killed when this is dropped.
-pub(crate) struct NatsServer {
+pub struct NatsServer {
     process: Option<Watched>,
     folder: PathBuf,
     port: u16,
     monitor: u16,
     max_payload: usize,
     /// More of its configuration.
-    pub(crate) more: String,
+    pub more: String,
 }
 
 /// How long a server may take to start: generous, because machines are busy.
@@ -47,12 +38,12 @@ const LIMIT: Duration = Duration::from_secs(20);
 const MISSING: &str = "nats-server cannot be started: install it, `apt-get install nats-server`";
 
 impl NatsServer {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::with_max_payload(1 << 20).await
     }
 
     /// A server that takes messages of this size.
-    pub(crate) async fn with_max_payload(max_payload: usize) -> Self {
+    pub async fn with_max_payload(max_payload: usize) -> Self {
         let mut server = Self::stopped();
         server.max_payload = max_payload;
         server.restart().await;
@@ -60,7 +51,7 @@ impl NatsServer {
     }
 
     /// One that is not there yet.
-    pub(crate) fn stopped() -> Self {
+    pub fn stopped() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::SeqCst);
         let folder = std::env::temp_dir().join(format!("tower-sse-nats-{}-{count}", id()));
@@ -77,35 +68,35 @@ impl NatsServer {
     }
 
     /// Where it keeps its files.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    pub(crate) async fn log(&self) -> JetStream {
+    pub async fn log(&self) -> JetStream {
         self.options().connect().await.unwrap()
     }
 
-    pub(crate) fn options(&self) -> JetStreamOptions {
+    pub fn options(&self) -> JetStreamOptions {
         JetStreamOptions::new(self.url())
     }
 
     /// A client that is none of the crate's.
-    pub(crate) async fn admin(&self) -> jetstream::Context {
+    pub async fn admin(&self) -> jetstream::Context {
         jetstream::new(async_nats::connect(self.url()).await.unwrap())
     }
 
     /// The stream, as such a client has it.
-    pub(crate) async fn stream(&self) -> stream::Stream {
+    pub async fn stream(&self) -> stream::Stream {
         let admin = self.admin().await;
         admin.get_stream(STREAM).await.unwrap()
     }
 
     /// Starts it, again, on the same port and in the same folder.
-    pub(crate) async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.kill();
         let config = self.folder.join("config");
         let text = format!(
@@ -153,41 +144,41 @@ impl NatsServer {
     }
 
     /// Ends it as a crash would.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process = None;
     }
 
     /// Loses all that it has stored. It has to be killed first.
-    pub(crate) fn wipe(&self) {
+    pub fn wipe(&self) {
         fs::remove_dir_all(self.folder.join("jetstream")).unwrap();
     }
 
     /// Sets aside what it has stored. It has to be killed first.
-    pub(crate) fn set_aside(&self) {
+    pub fn set_aside(&self) {
         copy_all(&self.folder.join("jetstream"), &self.folder.join("aside"));
     }
 
     /// Has again what was set aside, and nothing else. It has to be killed first.
-    pub(crate) fn put_back(&self) {
+    pub fn put_back(&self) {
         self.wipe();
         copy_all(&self.folder.join("aside"), &self.folder.join("jetstream"));
     }
 
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.process.as_ref().unwrap().freeze();
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.process.as_ref().unwrap().thaw();
     }
 
     /// The number of its process.
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.process.as_ref().unwrap().id()
     }
 
     /// How many clients are connected, and how many consumers there are.
-    pub(crate) async fn clients_and_consumers(&self) -> (u64, u64) {
+    pub async fn clients_and_consumers(&self) -> (u64, u64) {
         let connections = self.try_monitor("/connz").await.unwrap();
         let streams = self.try_monitor("/jsz").await.unwrap();
         let number = |of: &Value| of.as_u64().unwrap();
@@ -198,7 +189,7 @@ impl NatsServer {
     }
 
     /// How many clients have connected ever.
-    pub(crate) async fn connections_ever(&self) -> u64 {
+    pub async fn connections_ever(&self) -> u64 {
         let figures = self.try_monitor("/varz").await.unwrap();
         figures["total_connections"].as_u64().unwrap()
     }
@@ -218,7 +209,7 @@ impl NatsServer {
 }
 
 /// The name that a log has by default.
-pub(crate) const STREAM: &str = "tower-sse";
+pub const STREAM: &str = "tower-sse";
 
 impl Drop for NatsServer {
     fn drop(&mut self) {

@@ -1,8 +1,6 @@
 //! Nodes and clients, in one process: brokers on a log of their own each, and streams that are read
 //! as a client would.
 
-#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
-
 use std::{future::Future, time::Duration};
 
 use http::Request;
@@ -15,24 +13,24 @@ use tower_sse::{
 };
 
 /// How long a test waits for what should take milliseconds: generous, because machines are busy.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// How soon clients have to be told of a loss.
-pub(crate) const TOLD: Duration = Duration::from_secs(3);
+pub const TOLD: Duration = Duration::from_secs(3);
 
 /// A client with its stream, which subscribes to one topic.
-pub(crate) struct Client {
-    pub(crate) sse: SseConnection,
-    pub(crate) events: EventReader,
+pub struct Client {
+    pub sse: SseConnection,
+    pub events: EventReader,
     /// What the broker has made of its place.
-    pub(crate) outcome: Outcome,
+    pub outcome: Outcome,
     /// The place that it would come back with, after the last event that it has taken.
     id: String,
 }
 
 impl Client {
     /// Comes to this node with the id that it has, if any, and is welcomed.
-    pub(crate) async fn join(broker: &Broker, topic: &str, id: Option<&str>) -> Self {
+    pub async fn join(broker: &Broker, topic: &str, id: Option<&str>) -> Self {
         let mut request = Request::get("/");
         if let Some(id) = id {
             request = request.header("last-event-id", id);
@@ -54,7 +52,7 @@ impl Client {
     }
 
     /// Comes without a place, and waits until it has been given one: the log has been read.
-    pub(crate) async fn join_now(broker: &Broker, topic: &str) -> Self {
+    pub async fn join_now(broker: &Broker, topic: &str) -> Self {
         let mut client = Self::join(broker, topic, None).await;
         // It rides on the welcome, if the log has been read by then.
         if client.id.is_empty() {
@@ -64,11 +62,11 @@ impl Client {
     }
 
     /// The place that it would come back with.
-    pub(crate) fn id(&self) -> String {
+    pub fn id(&self) -> String {
         self.id.clone()
     }
 
-    pub(crate) async fn event(&mut self) -> MessageEvent {
+    pub async fn event(&mut self) -> MessageEvent {
         // Heartbeats go on coming: the reader's own limit is for each of them.
         let event = within("an event", self.events.event()).await.unwrap();
         if !event.last_event_id.is_empty() {
@@ -78,7 +76,7 @@ impl Client {
     }
 
     /// The next event: the data of a message, the type and data of another.
-    pub(crate) async fn next(&mut self) -> String {
+    pub async fn next(&mut self) -> String {
         let event = self.event().await;
         match &*event.event_type {
             "message" => event.data,
@@ -87,7 +85,7 @@ impl Client {
     }
 
     /// The data of the next messages. Nothing else may come between them.
-    pub(crate) async fn messages(&mut self, count: usize) -> Vec<String> {
+    pub async fn messages(&mut self, count: usize) -> Vec<String> {
         let mut got = Vec::new();
         while got.len() < count {
             got.push(self.next().await);
@@ -96,7 +94,7 @@ impl Client {
     }
 
     /// Waits for a gap, and gives its reason and how long it took. Messages may come before.
-    pub(crate) async fn gap(&mut self) -> (String, Duration) {
+    pub async fn gap(&mut self) -> (String, Duration) {
         let start = Instant::now();
         loop {
             let event = self.event().await;
@@ -109,18 +107,18 @@ impl Client {
     }
 
     /// Waits for a gap, which has to come in time.
-    pub(crate) async fn is_told(&mut self) {
+    pub async fn is_told(&mut self) {
         let (_, time) = self.gap().await;
         assert!(time < TOLD, "told after {time:?}");
     }
 
     /// Waits for this message. Others may come before, and what is no message.
-    pub(crate) async fn reaches(&mut self, message: &str) {
+    pub async fn reaches(&mut self, message: &str) {
         while self.next().await != message {}
     }
 
     /// Whether nothing but heartbeats comes for this long; at least one of them.
-    pub(crate) async fn hears_nothing_but_heartbeats(&mut self, time: Duration) {
+    pub async fn hears_nothing_but_heartbeats(&mut self, time: Duration) {
         let until = Instant::now() + time;
         let mut heartbeats = 0;
         while let Some(rest) = until.checked_duration_since(Instant::now()) {
@@ -134,17 +132,17 @@ impl Client {
     }
 }
 
-pub(crate) async fn publish(broker: &Broker, text: &str) -> Position {
+pub async fn publish(broker: &Broker, text: &str) -> Position {
     let published = try_publish(broker, text).await;
     published.unwrap_or_else(|error| panic!("{text}: {error:?}"))
 }
 
-pub(crate) async fn try_publish(broker: &Broker, text: &str) -> Result<Position, BrokerError> {
+pub async fn try_publish(broker: &Broker, text: &str) -> Result<Position, BrokerError> {
     broker.publish("a", Event::message(text)).await
 }
 
 /// Publishes until it succeeds.
-pub(crate) async fn publish_at_last(broker: &Broker, text: &str) {
+pub async fn publish_at_last(broker: &Broker, text: &str) {
     within(text, async {
         while try_publish(broker, text).await.is_err() {
             sleep(Duration::from_millis(50)).await;
@@ -154,7 +152,7 @@ pub(crate) async fn publish_at_last(broker: &Broker, text: &str) {
 }
 
 /// Waits for a future, and fails the test if it takes longer than the limit.
-pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match timeout(LIMIT, future).await {
         Ok(output) => output,
         Err(_) => panic!("waited {LIMIT:?} for {what}"),

@@ -13,7 +13,7 @@ use tower_sse::{
 };
 
 /// Texts of one line that are easily broken on their way.
-pub(crate) const ONE_LINE: [&str; 17] = [
+pub const ONE_LINE: [&str; 17] = [
     "",
     " ",
     " leading space",
@@ -35,13 +35,13 @@ pub(crate) const ONE_LINE: [&str; 17] = [
 
 /// What a client was told: all that its code can see of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Received {
-    pub(crate) event_type: String,
-    pub(crate) data: String,
-    pub(crate) last_event_id: String,
+pub struct Received {
+    pub event_type: String,
+    pub data: String,
+    pub last_event_id: String,
 }
 
-pub(crate) fn received(event_type: &str, data: &str, last_event_id: &str) -> Received {
+pub fn received(event_type: &str, data: &str, last_event_id: &str) -> Received {
     Received {
         event_type: event_type.into(),
         data: data.into(),
@@ -50,15 +50,15 @@ pub(crate) fn received(event_type: &str, data: &str, last_event_id: &str) -> Rec
 }
 
 /// A parser: takes the stream in pieces, gives the events and the reconnection times.
-pub(crate) type Parser = fn(&[&[u8]]) -> (Vec<Received>, Vec<Duration>);
+pub type Parser = fn(&[&[u8]]) -> (Vec<Received>, Vec<Duration>);
 
-pub(crate) const PARSERS: [(&str, Parser); 3] = [
+pub const PARSERS: [(&str, Parser); 3] = [
     ("tower-sse", ours),
     ("eventsource-stream", eventsource_stream),
     ("sse-stream", sse_stream),
 ];
 
-pub(crate) fn ours(pieces: &[&[u8]]) -> (Vec<Received>, Vec<Duration>) {
+pub fn ours(pieces: &[&[u8]]) -> (Vec<Received>, Vec<Duration>) {
     let (mut events, mut times) = (Vec::new(), Vec::new());
     let mut decoder = Decoder::new();
     for piece in pieces {
@@ -80,7 +80,7 @@ pub(crate) fn ours(pieces: &[&[u8]]) -> (Vec<Received>, Vec<Duration>) {
     (events, times)
 }
 
-pub(crate) fn eventsource_stream(pieces: &[&[u8]]) -> (Vec<Received>, Vec<Duration>) {
+pub fn eventsource_stream(pieces: &[&[u8]]) -> (Vec<Received>, Vec<Duration>) {
     let events: Vec<_> = stream::iter(pieces)
         .map(|piece| Ok::<_, Infallible>(*piece))
         .eventsource()
@@ -96,7 +96,7 @@ pub(crate) fn eventsource_stream(pieces: &[&[u8]]) -> (Vec<Received>, Vec<Durati
     (events, times)
 }
 
-pub(crate) fn sse_stream(pieces: &[&[u8]]) -> (Vec<Received>, Vec<Duration>) {
+pub fn sse_stream(pieces: &[&[u8]]) -> (Vec<Received>, Vec<Duration>) {
     let pieces =
         stream::iter(pieces).map(|piece| Ok::<_, Infallible>(Bytes::copy_from_slice(piece)));
     let blocks: Vec<_> = sse_stream::SseByteStream::new(pieces)
@@ -124,7 +124,7 @@ pub(crate) fn sse_stream(pieces: &[&[u8]]) -> (Vec<Received>, Vec<Duration>) {
 
 /// Asks all parsers, with the stream whole and byte by byte (a long one in sixteen pieces, since
 /// one of the parsers reads a line anew with each piece), and gives the events on which they agree.
-pub(crate) fn all_receive(wire: &[u8]) -> Vec<Received> {
+pub fn all_receive(wire: &[u8]) -> Vec<Received> {
     let size = if wire.len() < 1024 {
         1
     } else {
@@ -140,12 +140,12 @@ pub(crate) fn all_receive(wire: &[u8]) -> Vec<Received> {
 }
 
 /// An event as it stands on the wire.
-pub(crate) fn wire(event: Event) -> String {
+pub fn wire(event: Event) -> String {
     String::from_utf8(event.into_bytes().to_vec()).expect("the wire is UTF-8")
 }
 
 /// The one event that all parsers read.
-pub(crate) fn arrived(event: Event) -> Received {
+pub fn arrived(event: Event) -> Received {
     let mut events = all_receive(&event.into_bytes());
     let event = events.pop().expect("an event");
     assert_eq!(events, []);

@@ -9,7 +9,7 @@ use std::{
 /// Guards the ports that were given out: none is given twice, also when its server is not there yet.
 static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");

@@ -1,7 +1,5 @@
 //! A way to a server that the test can cut, or turn to another server.
 
-#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
-
 use std::{net::Ipv4Addr, time::Duration};
 
 use tokio::{
@@ -13,7 +11,7 @@ use tokio::{
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Way {
+pub enum Way {
     /// To the server at this port of the loopback.
     To(u16),
     /// The same, but what the server answers comes in small pieces, one each millisecond.
@@ -24,7 +22,7 @@ pub(crate) enum Way {
     Cut,
 }
 
-pub(crate) struct Proxy {
+pub struct Proxy {
     port: u16,
     /// The way, and how often connections had to break off.
     way: watch::Sender<(Way, u64)>,
@@ -32,7 +30,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) async fn start(way: Way) -> Self {
+    pub async fn start(way: Way) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let way = watch::Sender::new((way, 0));
@@ -52,14 +50,14 @@ impl Proxy {
 
     /// Sets the way of connections to come. Those that are there break off, but for those that
     /// become one-way.
-    pub(crate) fn set(&self, way: Way) {
+    pub fn set(&self, way: Way) {
         self.way.send_modify(|(it, breaks)| {
             *it = way;
             *breaks += u64::from(!matches!(way, Way::Unheard(_)));
         });
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 }

@@ -12,7 +12,7 @@ use tower_sse::event::{Decoded, Decoder, MessageEvent};
 
 use super::within;
 
-pub(crate) struct Raw<S = TcpStream> {
+pub struct Raw<S = TcpStream> {
     socket: S,
     /// What was read and not taken yet.
     read: Vec<u8>,
@@ -20,14 +20,14 @@ pub(crate) struct Raw<S = TcpStream> {
 }
 
 #[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
+pub struct Head {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
 }
 
 /// How a body ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
     /// With its last chunk: the connection can be used again.
     LastChunk,
     /// With the connection, in the middle.
@@ -35,13 +35,13 @@ pub(crate) enum End {
 }
 
 impl Raw {
-    pub(crate) async fn connect(address: SocketAddr) -> Self {
+    pub async fn connect(address: SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).await.unwrap())
     }
 
     /// One that takes little ahead, as over a real network: its kernel's buffer is as small as it
     /// gets, and so are the segments.
-    pub(crate) async fn connect_small(address: SocketAddr) -> Self {
+    pub async fn connect_small(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(1).unwrap();
         SockRef::from(&socket).set_tcp_mss(536).unwrap();
@@ -49,24 +49,24 @@ impl Raw {
     }
 
     /// Connects, and sends a request: its first line and headers, each ended by `\r\n`.
-    pub(crate) async fn request(address: SocketAddr, request: &str) -> Self {
+    pub async fn request(address: SocketAddr, request: &str) -> Self {
         let mut client = Self::connect(address).await;
         client.send(request).await;
         client
     }
 
     /// Leaves with an RST instead of a FIN.
-    pub(crate) fn reset(self) {
+    pub fn reset(self) {
         self.socket.set_zero_linger().unwrap();
     }
 
-    pub(crate) fn local_address(&self) -> SocketAddr {
+    pub fn local_address(&self) -> SocketAddr {
         self.socket.local_addr().unwrap()
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
-    pub(crate) fn over(socket: S) -> Self {
+    pub fn over(socket: S) -> Self {
         Self {
             socket,
             read: Vec::new(),
@@ -75,22 +75,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// Sends a request as above, with an empty line after it.
-    pub(crate) async fn send(&mut self, request: &str) {
+    pub async fn send(&mut self, request: &str) {
         self.send_bytes(format!("{request}\r\n").as_bytes()).await;
     }
 
-    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
         within("the socket to take a request", self.socket.write_all(bytes))
             .await
             .unwrap();
     }
 
     /// The same, without a limit in time.
-    pub(crate) async fn try_send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub async fn try_send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.socket.write_all(bytes).await
     }
 
-    pub(crate) async fn head(&mut self) -> Head {
+    pub async fn head(&mut self) -> Head {
         let end = loop {
             if let Some(at) = find(&self.read, b"\r\n\r\n") {
                 break at + 4;
@@ -114,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// The head of an event stream.
-    pub(crate) async fn stream_head(&mut self) -> Head {
+    pub async fn stream_head(&mut self) -> Head {
         let head = self.head().await;
         assert_eq!(head.status, StatusCode::OK);
         assert_eq!(head.headers[header::CONTENT_TYPE], "text/event-stream");
@@ -122,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// The next chunk of a chunked body.
-    pub(crate) async fn chunk(&mut self) -> Result<Vec<u8>, End> {
+    pub async fn chunk(&mut self) -> Result<Vec<u8>, End> {
         loop {
             if let Some(at) = find(&self.read, b"\r\n") {
                 let size = std::str::from_utf8(&self.read[..at]).unwrap();
@@ -145,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// The next event of a chunked body.
-    pub(crate) async fn event(&mut self) -> Result<MessageEvent, End> {
+    pub async fn event(&mut self) -> Result<MessageEvent, End> {
         loop {
             if let Some(decoded) = self.decoder.next() {
                 let Decoded::Event(event) = decoded else {
@@ -159,13 +159,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// Reads all that comes until the server closes the connection.
-    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+    pub async fn rest(&mut self) -> Vec<u8> {
         while self.fill().await {}
         std::mem::take(&mut self.read)
     }
 
     /// What comes next, whatever it is; nothing at the end.
-    pub(crate) async fn more(&mut self) -> Vec<u8> {
+    pub async fn more(&mut self) -> Vec<u8> {
         if self.read.is_empty() {
             self.fill().await;
         }
@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// This many bytes.
-    pub(crate) async fn take(&mut self, count: usize) -> Vec<u8> {
+    pub async fn take(&mut self, count: usize) -> Vec<u8> {
         while self.read.len() < count {
             assert!(self.fill().await, "the connection ended");
         }
@@ -181,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// Reads this much off the socket, and no byte more, as one who is slow.
-    pub(crate) async fn sip(&mut self, count: usize) -> bool {
+    pub async fn sip(&mut self, count: usize) -> bool {
         let mut piece = vec![0; count];
         let read = within("the server to send", self.socket.read_exact(&mut piece)).await;
         self.read.append(&mut piece);
@@ -189,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// Sends nothing more, and reads on.
-    pub(crate) async fn half_close(&mut self) {
+    pub async fn half_close(&mut self) {
         self.socket.shutdown().await.unwrap();
     }
 

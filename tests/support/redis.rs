@@ -1,7 +1,5 @@
 //! A Redis server of the test's own, which ends with it.
 
-#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
-
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -13,15 +11,8 @@ use std::{
 use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
 use tokio::time::{Instant, sleep};
 
-#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
-#[path = "ports.rs"]
-mod ports;
-#[allow(clippy::duplicate_mod, reason = "a test may have both servers")]
-#[path = "watched.rs"]
-mod watched;
-
-pub(crate) use ports::free_port;
-use watched::Watched;
+pub use super::ports::free_port;
+use super::watched::Watched;
 
 /// How long a server may take to start, on a machine that is busy.
 const START: Duration = Duration::from_secs(20);
@@ -32,7 +23,7 @@ const MISSING: &str = "these tests need redis-server (7.0 or later), which was n
 static FOLDERS: AtomicUsize = AtomicUsize::new(0);
 
 /// A server on a free port, with a folder of its own. Both are gone when this is dropped.
-pub(crate) struct RedisServer {
+pub struct RedisServer {
     process: Option<Watched>,
     port: u16,
     folder: PathBuf,
@@ -43,26 +34,26 @@ pub(crate) struct RedisServer {
 
 impl RedisServer {
     /// Starts a server that forgets everything when it ends.
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::start_with(&["--save", "", "--appendonly", "no"]).await
     }
 
     /// Starts a server that has handed each command to the system before it answers, so that it
     /// survives `kill -9`. The default, `everysec`, puts the handing over off for up to two seconds
     /// while the disk is busy with an earlier one.
-    pub(crate) async fn start_persistent() -> Self {
+    pub async fn start_persistent() -> Self {
         let options = ["--save", "", "--appendonly", "yes", "--appendfsync", "no"];
         Self::start_with(&options).await
     }
 
-    pub(crate) async fn start_with(options: &[&str]) -> Self {
+    pub async fn start_with(options: &[&str]) -> Self {
         let mut server = Self::prepare(options);
         server.restart().await;
         server
     }
 
     /// A sentinel, with this configuration.
-    pub(crate) async fn start_sentinel(config: String) -> Self {
+    pub async fn start_sentinel(config: String) -> Self {
         let mut server = Self::prepare(&[]);
         server.sentinel = Some(config);
         server.restart().await;
@@ -70,7 +61,7 @@ impl RedisServer {
     }
 
     /// Has a port and a folder, and does not run yet.
-    pub(crate) fn prepare(options: &[&str]) -> Self {
+    pub fn prepare(options: &[&str]) -> Self {
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let name = format!("tower-sse-redis-{}-{number}", std::process::id());
         let folder = env::temp_dir().join(name);
@@ -85,17 +76,17 @@ impl RedisServer {
     }
 
     /// Where it keeps its files.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// For its next start.
-    pub(crate) fn add_option(&mut self, name: &str, value: &str) {
+    pub fn add_option(&mut self, name: &str, value: &str) {
         self.options.extend([name.to_owned(), value.to_owned()]);
     }
 
     /// Starts the server again, on the same port, with what is in its folder.
-    pub(crate) async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.kill();
         let until = Instant::now() + START;
         loop {
@@ -140,21 +131,21 @@ impl RedisServer {
     }
 
     /// Kills the server, as `kill -9` does.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process = None;
     }
 
     /// Stops the server in its tracks: it keeps its connections, and answers nothing.
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.process().freeze();
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.process().thaw();
     }
 
     /// The number of its process.
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.process().id()
     }
 
@@ -162,16 +153,16 @@ impl RedisServer {
         self.process.as_ref().expect("it runs")
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
     /// A connection of the test's own.
-    pub(crate) async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+    pub async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(START))
             .set_response_timeout(Some(START));
@@ -181,10 +172,7 @@ impl RedisServer {
             .await
     }
 
-    pub(crate) async fn try_query<T: FromRedisValue>(
-        &self,
-        command: &[&str],
-    ) -> Result<T, RedisError> {
+    pub async fn try_query<T: FromRedisValue>(&self, command: &[&str]) -> Result<T, RedisError> {
         let mut connection = self.connection().await?;
         let mut query = redis::cmd(command[0]);
         query.arg(&command[1..]);
@@ -192,13 +180,13 @@ impl RedisServer {
     }
 
     /// Sends a command, in words.
-    pub(crate) async fn query<T: FromRedisValue>(&self, command: &[&str]) -> T {
+    pub async fn query<T: FromRedisValue>(&self, command: &[&str]) -> T {
         let answer = self.try_query(command).await;
         answer.unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
     /// How often the server has been asked for each command.
-    pub(crate) async fn calls(&self) -> Vec<(String, u64)> {
+    pub async fn calls(&self) -> Vec<(String, u64)> {
         let stats: String = self.query(&["INFO", "commandstats"]).await;
         let lines = stats.lines().filter_map(|line| {
             let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(':')?;

@@ -30,45 +30,45 @@ use tower_sse::BoxError;
 use super::within;
 
 /// A server. It is ended when this is dropped.
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+pub struct Server {
+    pub address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
 /// The crate's own server.
-pub(crate) type Ours = tower_sse::serve::Serve<tower_sse::serve::TcpListener, Router>;
+pub type Ours = tower_sse::serve::Serve<tower_sse::serve::TcpListener, Router>;
 
 /// Resolves when the server is asked to shut down.
-pub(crate) type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Which of hyper's servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hyper {
+pub enum Hyper {
     Http1,
     Http2,
     Auto,
 }
 
-/// What `SERVER` says of the server that tests without a wish of their own run on: the crate's, with
-/// direct streams or with none, or another one.
-pub(crate) fn is_direct() -> Option<bool> {
-    match std::env::var("SERVER").as_deref() {
-        Ok("direct") => Some(true),
-        Ok("hyper") => Some(false),
-        Ok(other) => panic!("SERVER={other}: it is `direct`, `hyper` or nothing"),
-        Err(_) => None,
-    }
+/// The server of a suite that runs on several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// `axum::serve`, or hyper's server for both versions.
+    Axum,
+    /// The crate's own server, with direct streams.
+    Direct,
+    /// The crate's own server, with streams left to hyper.
+    Hyper,
 }
 
-/// Serves an application by `axum::serve`, or as `SERVER` says.
-pub(crate) async fn serve_as_set(listener: TcpListener, app: Router) {
-    let served = match is_direct() {
-        None => axum::serve(listener, app).await,
-        Some(is_direct) => {
+/// Serves an application on a listener until the future is dropped.
+pub async fn serve_chosen(choice: Choice, listener: TcpListener, app: Router) {
+    let served = match choice {
+        Choice::Axum => axum::serve(listener, app).await,
+        Choice::Direct | Choice::Hyper => {
             let listener = tower_sse::serve::TcpListener::from(listener);
             tower_sse::serve::serve(listener, app)
-                .direct(is_direct)
+                .direct(choice == Choice::Direct)
                 .await
         }
     };
@@ -77,17 +77,14 @@ pub(crate) async fn serve_as_set(listener: TcpListener, app: Router) {
 
 impl Server {
     /// Runs what serves a listener until it is asked to stop.
-    pub(crate) async fn start<F>(serve: impl FnOnce(TcpListener, Stopped) -> F) -> Self
+    pub async fn start<F>(serve: impl FnOnce(TcpListener, Stopped) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
         Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), serve)
     }
 
-    pub(crate) fn start_on<F>(
-        listener: TcpListener,
-        serve: impl FnOnce(TcpListener, Stopped) -> F,
-    ) -> Self
+    pub fn start_on<F>(listener: TcpListener, serve: impl FnOnce(TcpListener, Stopped) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -103,11 +100,17 @@ impl Server {
         }
     }
 
-    /// `axum::serve`, with its graceful shutdown, or the server that `SERVER` says.
-    pub(crate) async fn axum(app: Router) -> Self {
-        if let Some(is_direct) = is_direct() {
-            return Self::ours(app, is_direct).await;
+    /// The chosen server, with its graceful shutdown.
+    pub async fn chosen(choice: Choice, app: Router) -> Self {
+        match choice {
+            Choice::Axum => Self::axum(app).await,
+            Choice::Direct => Self::ours(app, true).await,
+            Choice::Hyper => Self::ours(app, false).await,
         }
+    }
+
+    /// `axum::serve`, with its graceful shutdown.
+    pub async fn axum(app: Router) -> Self {
         Self::start(|listener, stopped| async {
             let serve = axum::serve(listener, app).with_graceful_shutdown(stopped);
             serve.await.unwrap();
@@ -116,18 +119,18 @@ impl Server {
     }
 
     /// The crate's own server, with direct streams or without, and its graceful shutdown.
-    pub(crate) async fn ours(app: Router, is_direct: bool) -> Self {
+    pub async fn ours(app: Router, is_direct: bool) -> Self {
         Self::ours_with(app, move |serve| serve.direct(is_direct)).await
     }
 
     /// The crate's own server, set up by this.
-    pub(crate) async fn ours_with(app: Router, set_up: impl FnOnce(Ours) -> Ours) -> Self {
+    pub async fn ours_with(app: Router, set_up: impl FnOnce(Ours) -> Ours) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::ours_on(listener, app, set_up)
     }
 
     /// The same, with buffers in the kernel that are as small as they get.
-    pub(crate) async fn ours_small(app: Router, set_up: impl FnOnce(Ours) -> Ours) -> Self {
+    pub async fn ours_small(app: Router, set_up: impl FnOnce(Ours) -> Ours) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_send_buffer_size(1).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -142,9 +145,8 @@ impl Server {
         })
     }
 
-    /// One of hyper's servers, with hyper-util's graceful shutdown; or, where it may speak both
-    /// versions, the one that `SERVER` says.
-    pub(crate) async fn hyper<S, B>(which: Hyper, service: S) -> Self
+    /// The chosen server if it may speak both versions, otherwise one of hyper's.
+    pub async fn hyper_or<S, B>(choice: Choice, which: Hyper, service: S) -> Self
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send,
@@ -152,16 +154,28 @@ impl Server {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError> + Send,
     {
-        if let Some(is_direct) = is_direct().filter(|_| which == Hyper::Auto) {
-            return Self::start(move |listener, stopped| async move {
-                let listener = tower_sse::serve::TcpListener::from(listener);
-                let serve = tower_sse::serve::serve(listener, service)
-                    .direct(is_direct)
-                    .with_graceful_shutdown(stopped);
-                serve.await.unwrap();
-            })
-            .await;
+        if choice == Choice::Axum || which != Hyper::Auto {
+            return Self::hyper(which, service).await;
         }
+        Self::start(move |listener, stopped| async move {
+            let listener = tower_sse::serve::TcpListener::from(listener);
+            let serve = tower_sse::serve::serve(listener, service)
+                .direct(choice == Choice::Direct)
+                .with_graceful_shutdown(stopped);
+            serve.await.unwrap();
+        })
+        .await
+    }
+
+    /// One of hyper's servers, with hyper-util's graceful shutdown.
+    pub async fn hyper<S, B>(which: Hyper, service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
         let service = TowerToHyperService::new(service);
         Self::start(move |listener, mut stopped| async move {
             let graceful = GracefulShutdown::new();
@@ -198,21 +212,21 @@ impl Server {
         .await
     }
 
-    pub(crate) fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// Asks the server to shut down, and does not wait for it.
-    pub(crate) fn begin_stop(&mut self) {
+    pub fn begin_stop(&mut self) {
         drop(self.stop.take());
     }
 
-    pub(crate) fn is_finished(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         self.task.is_finished()
     }
 
     /// Waits until a server that was asked to shut down has done so.
-    pub(crate) async fn finished(mut self) {
+    pub async fn finished(mut self) {
         within("the server to finish", &mut self.task)
             .await
             .unwrap();

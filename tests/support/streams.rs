@@ -29,9 +29,9 @@ use tower_sse::{Connections, Event, SseConnection, SseLayer};
 use super::{raw::Raw, until, within};
 
 /// `/events` for streams that begin with "hello", and `/plain` for a short answer.
-pub(crate) struct Streams {
-    pub(crate) router: Router,
-    pub(crate) connections: Connections,
+pub struct Streams {
+    pub router: Router,
+    pub connections: Connections,
     opened: mpsc::Receiver<SseConnection>,
     bodies: Arc<Bodies>,
 }
@@ -51,7 +51,7 @@ struct Watched {
 
 /// What a layer outside does to a response.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Change {
+pub enum Change {
     Nothing,
     /// Copies each frame to another place.
     Frames,
@@ -61,22 +61,22 @@ pub(crate) enum Change {
     Length,
 }
 
-pub(crate) const GET: &str = "GET /events HTTP/1.1\r\nhost: a\r\n";
+pub const GET: &str = "GET /events HTTP/1.1\r\nhost: a\r\n";
 
 impl Streams {
-    pub(crate) fn new(layer: SseLayer) -> Self {
+    pub fn new(layer: SseLayer) -> Self {
         Self::changed(layer, Change::Nothing)
     }
 
     /// With a layer outside that does this.
-    pub(crate) fn changed(layer: SseLayer, change: Change) -> Self {
+    pub fn changed(layer: SseLayer, change: Change) -> Self {
         let layer = layer.welcome(|_| Event::message("hello")).without_retry();
         Self::with(layer, change, false)
     }
 
     /// With a handler that may go on until its stream is closed, and a layer that has its own
     /// beginning.
-    pub(crate) fn with(layer: SseLayer, change: Change, runs_on: bool) -> Self {
+    pub fn with(layer: SseLayer, change: Change, runs_on: bool) -> Self {
         let connections = layer.connections().clone();
         let (sender, opened) = mpsc::channel(1000);
         let bodies = Arc::new(Bodies::default());
@@ -121,12 +121,12 @@ impl Streams {
     }
 
     /// The next stream's connection.
-    pub(crate) async fn next(&mut self) -> SseConnection {
+    pub async fn next(&mut self) -> SseConnection {
         within("a request", self.opened.recv()).await.unwrap()
     }
 
     /// Asks for a stream, and reads its beginning.
-    pub(crate) async fn open<S>(&mut self, client: &mut Raw<S>) -> SseConnection
+    pub async fn open<S>(&mut self, client: &mut Raw<S>) -> SseConnection
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -138,17 +138,17 @@ impl Streams {
     }
 
     /// How often response bodies were polled: once for each stream that is direct.
-    pub(crate) fn polls(&self) -> usize {
+    pub fn polls(&self) -> usize {
         self.bodies.polls.load(SeqCst)
     }
 
     /// How many response bodies there are.
-    pub(crate) fn alive(&self) -> usize {
+    pub fn alive(&self) -> usize {
         self.bodies.alive.load(SeqCst)
     }
 
     /// Waits until nothing is left of any stream.
-    pub(crate) async fn gone(&self) {
+    pub async fn gone(&self) {
         until("the bodies to be dropped", || {
             self.bodies.alive.load(SeqCst) == 0
         })

@@ -1,7 +1,5 @@
 //! Both ends of TLS, with a certificate of their own.
 
-#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
-
 use std::{net::SocketAddr, sync::Arc};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -16,13 +14,13 @@ use tokio_rustls::{
 use super::within;
 
 #[derive(Clone)]
-pub(crate) struct Tls {
-    pub(crate) acceptor: TlsAcceptor,
+pub struct Tls {
+    pub acceptor: TlsAcceptor,
     roots: RootCertStore,
 }
 
 impl Tls {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
@@ -40,17 +38,13 @@ impl Tls {
     }
 
     /// A client's socket, for which these protocols would do.
-    pub(crate) async fn connect(
-        &self,
-        address: SocketAddr,
-        alpn: &[&[u8]],
-    ) -> TlsStream<TcpStream> {
+    pub async fn connect(&self, address: SocketAddr, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
         let socket = TcpStream::connect(address).await.unwrap();
         self.over(socket, alpn).await
     }
 
     /// One whose kernel's buffer is as small as it gets, and so are its segments.
-    pub(crate) async fn connect_small(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+    pub async fn connect_small(&self, address: SocketAddr) -> TlsStream<TcpStream> {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(1).unwrap();
         SockRef::from(&socket).set_tcp_mss(536).unwrap();

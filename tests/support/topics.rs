@@ -10,14 +10,14 @@ use tower_sse::{
 };
 
 /// A stream of events, subscribed to topics.
-pub(crate) struct Client {
-    pub(crate) sse: SseConnection,
-    pub(crate) events: EventReader,
+pub struct Client {
+    pub sse: SseConnection,
+    pub events: EventReader,
 }
 
 impl Client {
     /// A client with this `Last-Event-ID`, and heartbeats every 100 ms, that is not subscribed yet.
-    pub(crate) async fn connect(place: Option<Position>) -> Self {
+    pub async fn connect(place: Option<Position>) -> Self {
         let mut request = Request::get("/");
         if let Some(place) = place {
             request = request.header("last-event-id", place.to_string());
@@ -29,7 +29,7 @@ impl Client {
     }
 
     /// A new client, live.
-    pub(crate) async fn subscribe(broker: &Broker, topic: &str) -> Self {
+    pub async fn subscribe(broker: &Broker, topic: &str) -> Self {
         let client = Self::connect(None).await;
         let resume = broker.subscribe(&client.sse, topic).await.unwrap();
         assert_eq!(decided(&resume).await, Outcome::Fresh);
@@ -38,7 +38,7 @@ impl Client {
     }
 
     /// A client that comes back, live, and what becomes of its place.
-    pub(crate) async fn resume(broker: &Broker, topic: &str, place: Position) -> (Self, Outcome) {
+    pub async fn resume(broker: &Broker, topic: &str, place: Position) -> (Self, Outcome) {
         let client = Self::connect(Some(place)).await;
         let resume = broker.subscribe(&client.sse, topic).await.unwrap();
         let outcome = decided(&resume).await;
@@ -47,12 +47,12 @@ impl Client {
     }
 
     /// The next event but `welcome` and `position`: of a message its data alone.
-    pub(crate) async fn next(&mut self) -> String {
+    pub async fn next(&mut self) -> String {
         self.next_with_place().await.0
     }
 
     /// The next event, and its place.
-    pub(crate) async fn next_with_place(&mut self) -> (String, Option<Position>) {
+    pub async fn next_with_place(&mut self) -> (String, Option<Position>) {
         loop {
             // Heartbeats go on coming: the reader's own limit is for each of them.
             let event = super::within("an event", self.events.event())
@@ -68,7 +68,7 @@ impl Client {
     }
 
     /// The next events, so many.
-    pub(crate) async fn take(&mut self, count: usize) -> Vec<String> {
+    pub async fn take(&mut self, count: usize) -> Vec<String> {
         let mut taken = Vec::with_capacity(count);
         for _ in 0..count {
             taken.push(self.next().await);
@@ -77,7 +77,7 @@ impl Client {
     }
 
     /// Reads on until a gap is told, and gives its reason.
-    pub(crate) async fn gap(&mut self) -> String {
+    pub async fn gap(&mut self) -> String {
         loop {
             let event = self.events.event().await.unwrap();
             if event.event_type == "gap" {
@@ -88,20 +88,20 @@ impl Client {
     }
 
     /// The place with which it would come back.
-    pub(crate) fn place(&self) -> Position {
+    pub fn place(&self) -> Position {
         Position::parse(self.events.last_event_id().as_bytes()).unwrap()
     }
 }
 
-pub(crate) async fn decided(resume: &Resume) -> Outcome {
+pub async fn decided(resume: &Resume) -> Outcome {
     super::within("an outcome", resume.decided()).await
 }
 
-pub(crate) async fn publish(broker: &Broker, topic: &str, text: &str) -> Position {
+pub async fn publish(broker: &Broker, topic: &str, text: &str) -> Position {
     try_publish(broker, topic, text).await.unwrap()
 }
 
-pub(crate) async fn try_publish(
+pub async fn try_publish(
     broker: &Broker,
     topic: &str,
     text: &str,

@@ -1,8 +1,6 @@
 //! Events that go on being published while something happens to the log's server, and clients of two
 //! nodes that note what they get.
 
-#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
-
 use std::{
     collections::HashMap,
     sync::{
@@ -20,12 +18,12 @@ use tower_sse::Broker;
 
 use super::{
     nodes::{self, Client, try_publish, within},
-    redis_server::RedisServer,
+    redis::RedisServer,
 };
 
-pub(crate) const LOG: &str = "{tower-sse}:log";
+pub const LOG: &str = "{tower-sse}:log";
 
-pub(crate) struct Traffic {
+pub struct Traffic {
     nodes: [Broker; 2],
     is_over: Arc<AtomicBool>,
     /// The number of the event that is published last.
@@ -39,7 +37,7 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// Of a thousand events a second, on a log that is empty.
-    pub(crate) async fn start(nodes: [Broker; 2]) -> Self {
+    pub async fn start(nodes: [Broker; 2]) -> Self {
         let latest: [Arc<AtomicU64>; 2] = Default::default();
         let mut clients = Vec::new();
         for (node, latest) in nodes.iter().zip(&latest) {
@@ -69,7 +67,7 @@ impl Traffic {
 
     /// Waits until both clients have got something that was published after this call, and tells how
     /// long that took.
-    pub(crate) async fn goes_on(&self) -> Duration {
+    pub async fn goes_on(&self) -> Duration {
         let (start, next) = (Instant::now(), self.last.load(Ordering::SeqCst) + 1);
         within("events", async {
             for latest in &self.latest {
@@ -84,7 +82,7 @@ impl Traffic {
 
     /// Ends, and checks what the clients have got against the log of this server: each event that it
     /// has, once and in its order; or they were told of a gap. Gives how many gaps there were.
-    pub(crate) async fn end(self, server: &RedisServer) -> usize {
+    pub async fn end(self, server: &RedisServer) -> usize {
         self.is_over.store(true, Ordering::SeqCst);
         within("the publisher", self.publishing).await.unwrap();
         // One alone could be a part of what a client that is still to be told has missed.
@@ -183,13 +181,13 @@ async fn texts(server: &RedisServer) -> Vec<String> {
 }
 
 /// How many connections of nodes this server has.
-pub(crate) async fn connections(server: &RedisServer) -> usize {
+pub async fn connections(server: &RedisServer) -> usize {
     let list: String = server.query(&["CLIENT", "LIST"]).await;
     list.matches("name=tower-sse").count()
 }
 
 /// Waits until the nodes have left this server.
-pub(crate) async fn is_left_alone(server: &RedisServer) {
+pub async fn is_left_alone(server: &RedisServer) {
     within("the nodes to leave", async {
         while connections(server).await > 0 {
             sleep(Duration::from_millis(20)).await;
@@ -199,7 +197,7 @@ pub(crate) async fn is_left_alone(server: &RedisServer) {
 }
 
 /// Waits until a command of this server is answered so.
-pub(crate) async fn says(server: &RedisServer, command: &[&str], wanted: &str) {
+pub async fn says(server: &RedisServer, command: &[&str], wanted: &str) {
     within(wanted, async {
         loop {
             let answer = server.try_query::<redis::Value>(command).await;

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// A server, and what kills it when this process is gone.
-pub(crate) struct Watched {
+pub struct Watched {
     server: Child,
     /// Waits for the end of a pipe, of which this process has the other one.
     watchdog: Child,
@@ -17,7 +17,7 @@ pub(crate) struct Watched {
 
 impl Watched {
     /// Starts a server that has its files in this folder: that goes with it where the test is killed.
-    pub(crate) fn spawn(server: &mut Command, folder: &Path) -> io::Result<Self> {
+    pub fn spawn(server: &mut Command, folder: &Path) -> io::Result<Self> {
         let mut server = server.spawn()?;
         let watchdog = Command::new("sh")
             .args(["-c", "read _; kill -9 \"$0\"; sleep 0.2; rm -rf \"$1\""])
@@ -31,11 +31,11 @@ impl Watched {
         Ok(Self { server, watchdog })
     }
 
-    pub(crate) fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         self.server.try_wait().expect("a child").is_some()
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.server.id()
     }
 
@@ -44,13 +44,13 @@ impl Watched {
     }
 
     /// Stops it in its tracks: it keeps its connections, and answers nothing.
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         kill_process(self.pid(), Signal::STOP).expect("a signal");
         // Its threads stop one after the other.
         waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("a child");
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         kill_process(self.pid(), Signal::CONT).expect("a signal");
     }
 }

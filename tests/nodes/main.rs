@@ -1,0 +1,4 @@
+//! Several nodes on one log, with both engines.
+
+mod rolling;
+mod traced;
