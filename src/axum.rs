@@ -30,7 +30,7 @@ use crate::{
     broker::{BrokerError, BrokerErrorKind},
     connection::{ClosedError, LimitError, SendError},
     event::EventError,
-    path::admits_event_stream,
+    layer::admits_event_stream,
 };
 
 /// There is no connection in the request: it was not the layer's own.

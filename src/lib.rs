@@ -126,18 +126,8 @@ pub mod serve;
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod test_util;
 
-mod adopt;
-mod body;
 mod error;
-mod future;
-mod guard;
 mod log;
-mod path;
-mod protection;
-mod refusal;
-mod response;
-mod service;
-mod stream;
 mod trace;
 
 pub use broker::{Broker, BrokerError};

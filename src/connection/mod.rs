@@ -68,7 +68,7 @@ pub(crate) use feed::Hold;
 pub(crate) use limits::{KeyMaker, LimitKey};
 pub(crate) use outbox::Capacity;
 pub(crate) use reader::Reader;
-pub(crate) use shared::{RequestInfo, RequestKind, Verdict};
+pub(crate) use shared::{Acceptance, RequestInfo, RequestKind};
 pub(crate) use source::{AttachError, Batch, Source, SourceWaker};
 
 use std::{any::Any, fmt, future::Future, pin::pin, sync::Arc};

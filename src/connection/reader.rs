@@ -22,7 +22,7 @@ use super::{
     Batch, CloseReason, SseConnection, StreamError,
     config::{Config, Welcome},
     error::StreamErrorKind,
-    shared::{RequestKind, Shared, Verdict, call_hook},
+    shared::{Acceptance, RequestKind, Shared, call_hook},
     state::State,
 };
 use crate::{Event, trace::Trace};
@@ -87,8 +87,13 @@ impl Reader {
     /// then. Otherwise the connection takes no events any more.
     ///
     /// `failure` is how the answer breaks the stream off, if that had started before.
-    pub(crate) fn answered(&self, verdict: Verdict, failure: Option<StreamErrorKind>) -> bool {
-        self.shared.answered(verdict, failure.map(StreamError::new))
+    pub(crate) fn answered(
+        &self,
+        acceptance: Acceptance,
+        failure: Option<StreamErrorKind>,
+    ) -> bool {
+        self.shared
+            .answered(acceptance, failure.map(StreamError::new))
     }
 
     /// The stream starts: runs the hook, and writes the welcome.
@@ -152,7 +157,7 @@ impl Reader {
 
     /// The handler has finished inside the body; the stream goes on for as long as it is held.
     pub(crate) fn handler_finished(&self) {
-        self.shared.answered(Verdict::Maybe, None);
+        self.shared.answered(Acceptance::Maybe, None);
     }
 
     /// The handler failed inside the body: what is queued goes out, then the body breaks off.
@@ -164,7 +169,7 @@ impl Reader {
     /// The inner service's own stream has ended; what is queued goes out.
     pub(crate) fn adopted_finished(&self) {
         self.shared.lock().is_adopted = false;
-        self.shared.answered(Verdict::Maybe, None);
+        self.shared.answered(Acceptance::Maybe, None);
         self.shared.close(CloseReason::Closed, None);
     }
 

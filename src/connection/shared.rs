@@ -55,7 +55,7 @@ pub(crate) struct RequestKind {
 
 /// What a handler's answer says of the stream that has not started yet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum Acceptance {
     Yes,
     /// Yes: it is the inner service's own.
     Adopted,
@@ -237,7 +237,7 @@ impl Shared {
     /// no event is taken from here on, so that none is lost without its sender being told.
     ///
     /// A failure breaks off a stream that had started before, also when no handle is left.
-    pub(super) fn answered(&self, verdict: Verdict, failure: Option<StreamError>) -> bool {
+    pub(super) fn answered(&self, acceptance: Acceptance, failure: Option<StreamError>) -> bool {
         let mut state = self.lock();
         state.has_handler = false;
         let is_declined = matches!(
@@ -246,10 +246,10 @@ impl Shared {
         );
         let was_started = state.is_started;
         let is_stream = was_started
-            || match verdict {
-                Verdict::Yes | Verdict::Adopted => !is_declined,
-                Verdict::Maybe => !is_declined && (state.is_wanted || self.is_held(&state)),
-                Verdict::No(_) => false,
+            || match acceptance {
+                Acceptance::Yes | Acceptance::Adopted => !is_declined,
+                Acceptance::Maybe => !is_declined && (state.is_wanted || self.is_held(&state)),
+                Acceptance::No(_) => false,
             };
         let failure = failure.filter(|_| was_started && state.closing.is_none());
         let live = state.feed.as_ref().is_some_and(|feed| feed.holds == 0) && is_stream;
@@ -259,7 +259,7 @@ impl Shared {
             state.close(CloseReason::Failed)
         } else if is_stream {
             state.is_started = true;
-            if matches!(verdict, Verdict::Adopted) {
+            if matches!(acceptance, Acceptance::Adopted) {
                 state.is_adopted = true;
                 // What cannot be gone on with on another connection is given time, as a handler is.
                 state.has_handler = !self.request.kind.is_get;
@@ -274,8 +274,8 @@ impl Shared {
                 self.close_orphan(&mut state)
             }
         } else {
-            state.close(match verdict {
-                Verdict::No(reason) => reason,
+            state.close(match acceptance {
+                Acceptance::No(reason) => reason,
                 _ => CloseReason::Declined,
             })
         };

@@ -4,7 +4,7 @@
 //! request -> path -> connection -> outbox / topic cursors -> body -> wire
 //!
 //! 4  serve axum metrics test_util error                 the top: whatever joins the rest
-//! 3  layer service future body response path ..  |  broker     (neither names the other)
+//! 3  layer                                       |  broker     (neither names the other)
 //! 2  connection                                  |  backplane
 //! 1  log trace                                   no tokio, no http
 //! 0  event                                       bytes only
@@ -54,16 +54,6 @@ const FLOORS: &[(&str, u8, Half, Crates)] = &[
     ("backplane", 2, Topics, AllBut(HTTP)),
     ("broker", 3, Topics, AllBut(HTTP)),
     ("layer", 3, Http, AllBut(FOREIGN)),
-    ("service", 3, Http, AllBut(FOREIGN)),
-    ("future", 3, Http, AllBut(FOREIGN)),
-    ("body", 3, Http, AllBut(FOREIGN)),
-    ("response", 3, Http, AllBut(FOREIGN)),
-    ("path", 3, Http, AllBut(FOREIGN)),
-    ("stream", 3, Http, AllBut(FOREIGN)),
-    ("protection", 3, Http, AllBut(FOREIGN)),
-    ("refusal", 3, Http, AllBut(FOREIGN)),
-    ("guard", 3, Http, AllBut(FOREIGN)),
-    ("adopt", 3, Http, AllBut(FOREIGN)),
     ("trace", 1, Both, Only(&["tracing", "uuid"])),
     ("error", 4, Both, Only(&[])),
     ("axum", 4, Both, AllBut(&[])),

@@ -2,18 +2,13 @@
 
 use std::{hash::Hash, sync::Arc, time::Duration};
 
-use http::{Request, request};
+use http::request;
 
+use super::{layer::SseLayer, origin::GuardError};
 use crate::{
-    SseLayer,
-    connection::{KeyMaker, LimitKey, NEVER, Refusal},
+    connection::{KeyMaker, NEVER, Refusal},
     event::EventType,
-    layer::Settings,
 };
-
-/// The key of a request, and how many connections may have the same.
-pub(crate) type KeyFn =
-    Arc<dyn Fn(&request::Parts, &KeyMaker) -> Option<(LimitKey, usize)> + Send + Sync>;
 
 /// # Protection
 ///
@@ -137,22 +132,94 @@ impl SseLayer {
     }
 }
 
-impl Settings {
-    /// The keys under which a request is to be counted.
-    pub(crate) fn keys_of<B>(&self, request: Request<B>) -> (Vec<(LimitKey, usize)>, Request<B>) {
-        if self.keys.is_empty() {
-            return (Vec::new(), request);
-        }
-        let (parts, body) = request.into_parts();
-        let maker = self.connections.key_maker();
-        let mut keys: Vec<(LimitKey, usize)> = Vec::with_capacity(self.keys.len());
-        for (key, most) in self.keys.iter().filter_map(|key| key(&parts, maker)) {
-            // Two bounds of one key: the connection counts once, and both hold.
-            match keys.iter_mut().find(|(it, _)| *it == key) {
-                Some((_, bound)) => *bound = most.min(*bound),
-                None => keys.push((key, most)),
-            }
-        }
-        (keys, Request::from_parts(parts, body))
+/// Guards, off by default. They look at requests that are the layer's own, before a connection is
+/// opened and before the inner service is called. What they refuse is answered `403 Forbidden`,
+/// with a line of text that names the setting; an `EventSource` then gives up.
+impl SseLayer {
+    /// Admits requests from pages of these origins only: `https://example.com`,
+    /// `http://localhost:3000`, `http://[::1]:8080`. Off by default; with an empty list no page is
+    /// admitted. A second call replaces the list of the first.
+    ///
+    /// This is against other sites that use a visitor's cookies, or network, to read streams. A
+    /// request without `Origin` is admitted, since no page of another site could read its answer:
+    /// browsers leave it out of GET for the page's own origin, and where the answer stays hidden
+    /// from the page (images, navigation). With POST they send it for the own origin too, which
+    /// then has to be listed. Other programs send what they like: this is no authentication.
+    /// Several `Origin` headers, and one that is invalid, are refused.
+    ///
+    /// Scheme, host and port must be the same, where case, a dot at the end of the host and the
+    /// spelling of an IPv6 address do not matter, and 80 is the port of `http`, 443 that of
+    /// `https`. There are no wildcards. `null`, which any site can send from a sandboxed frame, is
+    /// refused unless it is listed.
+    ///
+    /// # Panics
+    ///
+    /// If an origin is invalid. For origins that are not known before run time there is
+    /// [`try_allowed_origins`](Self::try_allowed_origins).
+    #[track_caller]
+    pub fn allowed_origins(self, origins: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        or_panic(self.try_allowed_origins(origins))
+    }
+
+    /// As [`allowed_origins`](Self::allowed_origins).
+    ///
+    /// # Errors
+    ///
+    /// If an origin is invalid: it has no scheme, or more than a scheme, a host and a port (a
+    /// slash at its end is a path), or a host that is none.
+    pub fn try_allowed_origins(
+        mut self,
+        origins: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Self, GuardError> {
+        self.settings_mut().guard.allow_origins(origins)?;
+        Ok(self)
+    }
+
+    /// Admits requests for these hosts only: `example.com` on any port, `localhost:8080`,
+    /// `127.0.0.1`, `[::1]:8080`. Off by default; with an empty list nothing is admitted. A second
+    /// call replaces the list of the first.
+    ///
+    /// This is against DNS rebinding: a site that has its own name point to this server passes for
+    /// the page's own origin, but cannot change the name that it is asked for. It is for servers
+    /// that listen on the local machine or in a private network.
+    ///
+    /// The host is that of the request's target (`:authority` in HTTP/2), or else the `Host`
+    /// header. A request is refused when they are both there and differ, when there is none, when
+    /// there are several `Host` headers, and when one is invalid (with user information, say).
+    ///
+    /// Case, a dot at the end and the spelling of an IPv6 address do not matter; IPv4 addresses are
+    /// compared as text; there are no wildcards. A request without a port has that of its scheme,
+    /// or, where the scheme is not known (HTTP/1, mostly), both 80 and 443. Behind a proxy it may be
+    /// another than the client used: list hosts without a port there.
+    ///
+    /// # Panics
+    ///
+    /// If a host is invalid. For hosts that are not known before run time there is
+    /// [`try_allowed_hosts`](Self::try_allowed_hosts).
+    #[track_caller]
+    pub fn allowed_hosts(self, hosts: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        or_panic(self.try_allowed_hosts(hosts))
+    }
+
+    /// As [`allowed_hosts`](Self::allowed_hosts).
+    ///
+    /// # Errors
+    ///
+    /// If a host is invalid: it has a scheme or a path, or is an IPv6 address without brackets, or
+    /// no name at all.
+    pub fn try_allowed_hosts(
+        mut self,
+        hosts: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Self, GuardError> {
+        self.settings_mut().guard.allow_hosts(hosts)?;
+        Ok(self)
+    }
+}
+
+#[track_caller]
+fn or_panic(result: Result<SseLayer, GuardError>) -> SseLayer {
+    match result {
+        Ok(layer) => layer,
+        Err(error) => panic!("{error}"),
     }
 }

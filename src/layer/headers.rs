@@ -1,7 +1,7 @@
-//! The head of a stream, and which answers are none.
+//! The head of a stream.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    HeaderName, HeaderValue, StatusCode,
     header::{self, CONTENT_TYPE},
     response,
 };
@@ -26,7 +26,7 @@ const NOT_OF_THE_STREAM: [HeaderName; 13] = [
 ];
 
 /// The head of a stream, with what the inner response says beyond.
-pub(crate) fn head(inner: Option<response::Parts>) -> response::Parts {
+pub(super) fn head(inner: Option<response::Parts>) -> response::Parts {
     let mut head = inner.unwrap_or_else(|| http::Response::new(()).into_parts().0);
     head.status = StatusCode::OK;
     // One that came from elsewhere may have another. A server that finds 1.0 here ends the stream by
@@ -47,20 +47,4 @@ pub(crate) fn head(inner: Option<response::Parts>) -> response::Parts {
         HeaderValue::from_static("no"),
     );
     head
-}
-
-/// Whether an answer may be made a stream: a 200 that is neither one already nor gRPC's, which
-/// answers unknown paths and refused calls with 200 as well.
-pub(crate) fn may_become_stream(status: StatusCode, headers: &HeaderMap) -> bool {
-    let is_grpc = || headers.contains_key("grpc-status") || has_type(headers, "application/grpc");
-    status == StatusCode::OK && !has_type(headers, "text/event-stream") && !is_grpc()
-}
-
-/// Whether the content type starts like this, as in `application/grpc+proto`.
-pub(crate) fn has_type(headers: &HeaderMap, start: &str) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else {
-        return false;
-    };
-    let value = value.as_bytes();
-    value.len() >= start.len() && value[..start.len()].eq_ignore_ascii_case(start.as_bytes())
 }

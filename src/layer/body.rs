@@ -14,11 +14,13 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::{
+    adopted::Adopted,
+    handler::{Handler, failure},
+};
 use crate::{
     BoxError,
-    adopt::Adopted,
     connection::{Reader, StreamErrorKind},
-    future::{Handler, failure},
 };
 
 pin_project! {
@@ -63,27 +65,27 @@ struct Stream<F> {
 }
 
 impl<B, F> SseBody<B, F> {
-    pub(crate) fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self::whole(Bytes::new())
     }
 
-    pub(crate) fn whole(bytes: Bytes) -> Self {
+    pub(super) fn whole(bytes: Bytes) -> Self {
         Self {
             inner: Inner::Whole { bytes },
         }
     }
 
-    pub(crate) fn head() -> Self {
+    pub(super) fn head() -> Self {
         Self { inner: Inner::Head }
     }
 
-    pub(crate) fn pass_through(body: B) -> Self {
+    pub(super) fn pass_through(body: B) -> Self {
         Self {
             inner: Inner::PassThrough { body },
         }
     }
 
-    pub(crate) fn adopted(reader: Reader, body: B) -> Self {
+    pub(super) fn adopted(reader: Reader, body: B) -> Self {
         Self {
             inner: Inner::Adopted {
                 adopted: Box::pin(Adopted::new(reader, body)),
@@ -91,7 +93,7 @@ impl<B, F> SseBody<B, F> {
         }
     }
 
-    pub(crate) fn stream(reader: Reader, handler: Option<Handler<F>>) -> Self {
+    pub(super) fn stream(reader: Reader, handler: Option<Handler<F>>) -> Self {
         Self {
             inner: Inner::Stream {
                 stream: Stream { reader, handler },

@@ -6,15 +6,15 @@ use http::{
     header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 
+use super::headers::head;
 use crate::{
     Event,
     connection::{Config, Refusal, RefusalReason, RequestKind},
-    response::head,
     trace,
 };
 
 /// What a request gets in place of a stream.
-pub(crate) fn refusal(
+pub(super) fn refusal(
     reason: RefusalReason,
     config: &Config,
     kind: RequestKind,

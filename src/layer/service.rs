@@ -10,11 +10,8 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::{
-    body::SseBody,
-    future::{Handler, ResponseFuture},
-    layer::Settings,
-    refusal::refusal,
+use super::{
+    body::SseBody, future::ResponseFuture, handler::Handler, refusal::refusal, settings::Settings,
 };
 
 /// Middleware that turns the answers of its inner service into event streams, made by
@@ -28,7 +25,7 @@ pub struct SseService<S> {
 }
 
 impl<S> SseService<S> {
-    pub(crate) fn new(inner: S, settings: Arc<Settings>) -> Self {
+    pub(super) fn new(inner: S, settings: Arc<Settings>) -> Self {
         Self { inner, settings }
     }
 

@@ -29,7 +29,7 @@ impl Error for PatternError {
 
 /// The rule by which a layer knows its requests.
 #[derive(Clone, Debug)]
-pub(crate) struct Rule {
+pub(super) struct Rule {
     /// None: any path.
     patterns: Option<matchit::Router<()>>,
     /// HEAD goes with GET.
@@ -40,7 +40,7 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    pub(crate) fn any_path() -> Self {
+    pub(super) fn any_path() -> Self {
         Self {
             patterns: None,
             methods: vec![Method::GET],
@@ -50,7 +50,7 @@ impl Rule {
     }
 
     /// Adds a pattern. After `any_path` it changes nothing, once it has been checked.
-    pub(crate) fn add_path(&mut self, pattern: &str) -> Result<(), PatternError> {
+    pub(super) fn add_path(&mut self, pattern: &str) -> Result<(), PatternError> {
         let refused = |source| PatternError {
             pattern: pattern.to_owned(),
             source,
@@ -61,23 +61,23 @@ impl Rule {
         }
     }
 
-    pub(crate) fn path(pattern: &str) -> Result<Self, PatternError> {
+    pub(super) fn path(pattern: &str) -> Result<Self, PatternError> {
         let mut rule = Self::any_path();
         rule.patterns = Some(matchit::Router::new());
         rule.add_path(pattern)?;
         Ok(rule)
     }
 
-    pub(crate) fn set_methods(&mut self, methods: Vec<Method>) {
+    pub(super) fn set_methods(&mut self, methods: Vec<Method>) {
         self.methods = methods;
     }
 
-    pub(crate) fn ignore_accept(&mut self) {
+    pub(super) fn ignore_accept(&mut self) {
         self.checks_accept = false;
     }
 
     /// What is to be kept of the request, if it is ours. Allocates nothing if it is not.
-    pub(crate) fn matches<B>(&self, request: &http::Request<B>) -> Option<RequestInfo> {
+    pub(super) fn matches<B>(&self, request: &http::Request<B>) -> Option<RequestInfo> {
         // In the order of what they cost.
         let method = match request.method() {
             &Method::HEAD => &Method::GET,
@@ -113,7 +113,7 @@ impl Rule {
 }
 
 impl Rule {
-    pub(crate) fn set_id_parameter(&mut self, name: &str) {
+    pub(super) fn set_id_parameter(&mut self, name: &str) {
         self.id_parameter = Some(name.into());
     }
 

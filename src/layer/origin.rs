@@ -5,94 +5,6 @@ use std::{error::Error, fmt, net::Ipv6Addr};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 
-use crate::layer::SseLayer;
-
-/// Guards, off by default. They look at requests that are the layer's own, before a connection is
-/// opened and before the inner service is called. What they refuse is answered `403 Forbidden`,
-/// with a line of text that names the setting; an `EventSource` then gives up.
-impl SseLayer {
-    /// Admits requests from pages of these origins only: `https://example.com`,
-    /// `http://localhost:3000`, `http://[::1]:8080`. Off by default; with an empty list no page is
-    /// admitted. A second call replaces the list of the first.
-    ///
-    /// This is against other sites that use a visitor's cookies, or network, to read streams. A
-    /// request without `Origin` is admitted, since no page of another site could read its answer:
-    /// browsers leave it out of GET for the page's own origin, and where the answer stays hidden
-    /// from the page (images, navigation). With POST they send it for the own origin too, which
-    /// then has to be listed. Other programs send what they like: this is no authentication.
-    /// Several `Origin` headers, and one that is invalid, are refused.
-    ///
-    /// Scheme, host and port must be the same, where case, a dot at the end of the host and the
-    /// spelling of an IPv6 address do not matter, and 80 is the port of `http`, 443 that of
-    /// `https`. There are no wildcards. `null`, which any site can send from a sandboxed frame, is
-    /// refused unless it is listed.
-    ///
-    /// # Panics
-    ///
-    /// If an origin is invalid. For origins that are not known before run time there is
-    /// [`try_allowed_origins`](Self::try_allowed_origins).
-    #[track_caller]
-    pub fn allowed_origins(self, origins: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        or_panic(self.try_allowed_origins(origins))
-    }
-
-    /// As [`allowed_origins`](Self::allowed_origins).
-    ///
-    /// # Errors
-    ///
-    /// If an origin is invalid: it has no scheme, or more than a scheme, a host and a port (a
-    /// slash at its end is a path), or a host that is none.
-    pub fn try_allowed_origins(
-        mut self,
-        origins: impl IntoIterator<Item = impl AsRef<str>>,
-    ) -> Result<Self, GuardError> {
-        let origins = parse_all("origin", origins, Origin::parse)?;
-        self.settings_mut().guard.origins = Some(origins);
-        Ok(self)
-    }
-
-    /// Admits requests for these hosts only: `example.com` on any port, `localhost:8080`,
-    /// `127.0.0.1`, `[::1]:8080`. Off by default; with an empty list nothing is admitted. A second
-    /// call replaces the list of the first.
-    ///
-    /// This is against DNS rebinding: a site that has its own name point to this server passes for
-    /// the page's own origin, but cannot change the name that it is asked for. It is for servers
-    /// that listen on the local machine or in a private network.
-    ///
-    /// The host is that of the request's target (`:authority` in HTTP/2), or else the `Host`
-    /// header. A request is refused when they are both there and differ, when there is none, when
-    /// there are several `Host` headers, and when one is invalid (with user information, say).
-    ///
-    /// Case, a dot at the end and the spelling of an IPv6 address do not matter; IPv4 addresses are
-    /// compared as text; there are no wildcards. A request without a port has that of its scheme,
-    /// or, where the scheme is not known (HTTP/1, mostly), both 80 and 443. Behind a proxy it may be
-    /// another than the client used: list hosts without a port there.
-    ///
-    /// # Panics
-    ///
-    /// If a host is invalid. For hosts that are not known before run time there is
-    /// [`try_allowed_hosts`](Self::try_allowed_hosts).
-    #[track_caller]
-    pub fn allowed_hosts(self, hosts: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        or_panic(self.try_allowed_hosts(hosts))
-    }
-
-    /// As [`allowed_hosts`](Self::allowed_hosts).
-    ///
-    /// # Errors
-    ///
-    /// If a host is invalid: it has a scheme or a path, or is an IPv6 address without brackets, or
-    /// no name at all.
-    pub fn try_allowed_hosts(
-        mut self,
-        hosts: impl IntoIterator<Item = impl AsRef<str>>,
-    ) -> Result<Self, GuardError> {
-        let hosts = parse_all("host", hosts, Authority::parse)?;
-        self.settings_mut().guard.hosts = Some(hosts);
-        Ok(self)
-    }
-}
-
 /// An origin or a host that was to be allowed is invalid.
 #[derive(Debug)]
 pub struct GuardError {
@@ -112,14 +24,14 @@ impl Error for GuardError {}
 
 /// What is admitted. None: everything.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Guard {
+pub(super) struct Guard {
     origins: Option<Vec<Origin>>,
     hosts: Option<Vec<Authority>>,
 }
 
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Forbidden {
+pub(super) enum Forbidden {
     OriginNotListed,
     OriginUnclear,
     HostNotListed,
@@ -129,7 +41,23 @@ pub(crate) enum Forbidden {
 }
 
 impl Guard {
-    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), Forbidden> {
+    pub(super) fn allow_origins(
+        &mut self,
+        origins: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<(), GuardError> {
+        self.origins = Some(parse_all("origin", origins, Origin::parse)?);
+        Ok(())
+    }
+
+    pub(super) fn allow_hosts(
+        &mut self,
+        hosts: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<(), GuardError> {
+        self.hosts = Some(parse_all("host", hosts, Authority::parse)?);
+        Ok(())
+    }
+
+    pub(super) fn check<B>(&self, request: &Request<B>) -> Result<(), Forbidden> {
         if let Some(hosts) = &self.hosts {
             check_host(hosts, request.uri(), request.headers())?;
         }
@@ -141,7 +69,7 @@ impl Guard {
 }
 
 impl Forbidden {
-    pub(crate) fn response(self) -> Response<Bytes> {
+    pub(super) fn response(self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from_static(self.text().as_bytes()));
         *response.status_mut() = StatusCode::FORBIDDEN;
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -363,12 +291,4 @@ fn parse_all<T>(
         .into_iter()
         .map(|value| parse(value.as_ref()))
         .collect()
-}
-
-#[track_caller]
-fn or_panic(result: Result<SseLayer, GuardError>) -> SseLayer {
-    match result {
-        Ok(layer) => layer,
-        Err(error) => panic!("{error}"),
-    }
 }

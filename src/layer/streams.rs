@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::layer::SseLayer;
 use crate::{
-    Event, SseConnection, SseLayer,
+    Event, SseConnection,
     connection::{Capacity, Welcome},
 };
 
@@ -79,6 +80,47 @@ impl SseLayer {
     /// At least one event is taken, however large: when nothing else waits.
     pub fn outbox(mut self, events: usize, bytes: usize) -> Self {
         self.config_mut().outbox = Capacity { events, bytes };
+        self
+    }
+
+    /// Takes event streams over that the inner service makes by itself: an answer of 200 with
+    /// `content-type: text/event-stream`, as axum's `Sse` gives it. Such a stream then counts as a
+    /// connection: it is bounded, has heartbeats and a lifetime, is drained and counted, and is found
+    /// in [`Connections`](crate::Connections), without a change to its handler. Off by default:
+    /// such answers go through untouched.
+    ///
+    /// Its events go out as they came, in frames that end with an event; there is no welcome. What
+    /// is sent to the connection otherwise goes out between them. A drain ends the answer to a GET
+    /// between two events. That to another method (a completion, which cannot be gone on with) may
+    /// finish until the drain's deadline, and is broken off then.
+    ///
+    /// An event of more than 1 MiB goes out in pieces, and an answer with a `content-encoding` goes
+    /// through untouched.
+    ///
+    /// # Example
+    ///
+    /// An existing application whose shutdown finishes, with open streams:
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// use axum::{Router, response::sse::{Event, Sse}, routing::get};
+    /// use futures_util::stream::{self, Stream};
+    /// use std::convert::Infallible;
+    /// use tower_sse::{Connections, SseLayer};
+    ///
+    /// async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    ///     Sse::new(stream::pending()) // as it was
+    /// }
+    ///
+    /// let connections = Connections::new();
+    /// let app: Router = Router::new()
+    ///     .route("/events", get(events))
+    ///     .layer(SseLayer::new("/events").adopt(true).registry(&connections));
+    /// // At the end: connections.drain().await, with the server's graceful shutdown.
+    /// # }
+    /// ```
+    pub fn adopt(mut self, adopts: bool) -> Self {
+        self.config_mut().adopts = adopts;
         self
     }
 }

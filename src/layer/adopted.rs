@@ -7,13 +7,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode, header::CONTENT_ENCODING};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use crate::{
-    BoxError, SseLayer, connection::Reader, event::boundary::Boundaries, response::has_type,
-};
+use crate::{BoxError, connection::Reader, event::boundary::Boundaries};
 
 /// How much of an event is held back until its end has come. What is larger goes out in pieces, and
 /// nothing of the layer's own between them.
@@ -21,60 +18,9 @@ const MOST_HELD: usize = 1 << 20;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-impl SseLayer {
-    /// Takes event streams over that the inner service makes by itself: an answer of 200 with
-    /// `content-type: text/event-stream`, as axum's `Sse` gives it. Such a stream then counts as a
-    /// connection: it is bounded, has heartbeats and a lifetime, is drained and counted, and is found
-    /// in [`Connections`](crate::Connections), without a change to its handler. Off by default:
-    /// such answers go through untouched.
-    ///
-    /// Its events go out as they came, in frames that end with an event; there is no welcome. What
-    /// is sent to the connection otherwise goes out between them. A drain ends the answer to a GET
-    /// between two events. That to another method (a completion, which cannot be gone on with) may
-    /// finish until the drain's deadline, and is broken off then.
-    ///
-    /// An event of more than 1 MiB goes out in pieces, and an answer with a `content-encoding` goes
-    /// through untouched.
-    ///
-    /// # Example
-    ///
-    /// An existing application whose shutdown finishes, with open streams:
-    ///
-    /// ```
-    /// # #[cfg(feature = "axum")] {
-    /// use axum::{Router, response::sse::{Event, Sse}, routing::get};
-    /// use futures_util::stream::{self, Stream};
-    /// use std::convert::Infallible;
-    /// use tower_sse::{Connections, SseLayer};
-    ///
-    /// async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    ///     Sse::new(stream::pending()) // as it was
-    /// }
-    ///
-    /// let connections = Connections::new();
-    /// let app: Router = Router::new()
-    ///     .route("/events", get(events))
-    ///     .layer(SseLayer::new("/events").adopt(true).registry(&connections));
-    /// // At the end: connections.drain().await, with the server's graceful shutdown.
-    /// # }
-    /// ```
-    pub fn adopt(mut self, adopts: bool) -> Self {
-        self.config_mut().adopts = adopts;
-        self
-    }
-}
-
-/// Whether an answer is an event stream that can be read.
-pub(crate) fn is_event_stream(status: StatusCode, headers: &HeaderMap) -> bool {
-    let is_readable = headers
-        .get(CONTENT_ENCODING)
-        .is_none_or(|it| it.as_bytes().eq_ignore_ascii_case(b"identity"));
-    status == StatusCode::OK && has_type(headers, "text/event-stream") && is_readable
-}
-
 pin_project! {
     /// The body of an inner stream, and what the layer sends between its events.
-    pub(crate) struct Adopted<B> {
+    pub(super) struct Adopted<B> {
         // First, so that the connection ends for its own reason.
         reader: Reader,
         // None: it has ended.
@@ -91,7 +37,7 @@ pin_project! {
 }
 
 impl<B> Adopted<B> {
-    pub(crate) fn new(reader: Reader, body: B) -> Self {
+    pub(super) fn new(reader: Reader, body: B) -> Self {
         Self {
             reader,
             body: Some(body),
@@ -102,7 +48,7 @@ impl<B> Adopted<B> {
         }
     }
 
-    pub(crate) fn is_ended(&self) -> bool {
+    pub(super) fn is_ended(&self) -> bool {
         self.reader.is_ended()
     }
 }
@@ -112,7 +58,7 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    pub(crate) fn poll_frame(
+    pub(super) fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BoxError>>> {

@@ -13,13 +13,14 @@ use http::{Response, StatusCode, response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use crate::{
-    adopt::is_event_stream,
+use super::{
+    acceptance::acceptance,
     body::SseBody,
-    connection::{CloseReason, Reader, RefusalReason, StreamErrorKind, Verdict},
+    handler::{Answer, Handler, failure},
+    headers::head,
     refusal::refusal,
-    response::{head, may_become_stream},
 };
+use crate::connection::{Acceptance, CloseReason, Reader, RefusalReason, StreamErrorKind};
 
 pin_project! {
     /// Response future for [`SseService`](crate::layer::SseService).
@@ -60,29 +61,14 @@ struct Answered {
     is_head: bool,
 }
 
-/// What answers a request that is ours. In a box, because it may move into the body.
-pub(crate) enum Handler<F> {
-    Inner(Pin<Box<F>>),
-    Accept(AcceptFuture),
-}
-
-pub(crate) type AcceptFuture = Pin<Box<dyn Future<Output = Result<(), StatusCode>> + Send>>;
-
-pub(crate) enum Answer<B> {
-    Response(Response<B>),
-    /// The `accept` function said yes.
-    Accepted,
-    Refused(StatusCode),
-}
-
 impl<F> ResponseFuture<F> {
-    pub(crate) fn pass_through(future: F) -> Self {
+    pub(super) fn pass_through(future: F) -> Self {
         Self {
             inner: Inner::PassThrough { future },
         }
     }
 
-    pub(crate) fn sse(reader: Reader, handler: Handler<F>, is_head: bool) -> Self {
+    pub(super) fn sse(reader: Reader, handler: Handler<F>, is_head: bool) -> Self {
         Self {
             inner: Inner::Sse {
                 call: Some(Call {
@@ -95,7 +81,7 @@ impl<F> ResponseFuture<F> {
     }
 
     /// An answer that needs neither the inner service nor a connection.
-    pub(crate) fn answered(response: Response<Bytes>, is_head: bool) -> Self {
+    pub(super) fn answered(response: Response<Bytes>, is_head: bool) -> Self {
         Self {
             inner: Inner::Answered {
                 answered: Some(Box::new(Answered { response, is_head })),
@@ -219,24 +205,9 @@ impl<F> Call<F> {
         // It may hold the request, and so a handle, that would pass for somebody's wish to send.
         drop(handler);
 
-        let mut is_adopted = false;
-        let verdict = match &answer {
-            Ok(Answer::Response(response)) => {
-                let (status, headers) = (response.status(), response.headers());
-                is_adopted = reader.adopts() && is_event_stream(status, headers);
-                if is_adopted {
-                    Verdict::Adopted
-                } else if may_become_stream(status, headers) {
-                    Verdict::Maybe
-                } else {
-                    Verdict::No(CloseReason::Declined)
-                }
-            }
-            Ok(Answer::Accepted) => Verdict::Yes,
-            Ok(Answer::Refused(_)) => Verdict::No(CloseReason::Declined),
-            Err(_) => Verdict::No(CloseReason::Failed),
-        };
-        if reader.answered(verdict, failure(&answer)) {
+        let acceptance = acceptance(&answer, reader.adopts());
+        let is_adopted = matches!(acceptance, Acceptance::Adopted);
+        if reader.answered(acceptance, failure(&answer)) {
             let inner = match answer {
                 Ok(Answer::Response(response)) if is_adopted => {
                     return Ok(adopted(reader, response));
@@ -260,34 +231,6 @@ impl<F> Call<F> {
             Answer::Refused(status) => bare(status),
         })
     }
-}
-
-impl<F> Handler<F> {
-    pub(crate) fn poll<B, E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<B>, E>>
-    where
-        F: Future<Output = Result<Response<B>, E>>,
-    {
-        match self {
-            Self::Inner(future) => future.as_mut().poll(cx).map_ok(Answer::Response),
-            Self::Accept(future) => future.as_mut().poll(cx).map(|answer| {
-                Ok(match answer {
-                    Ok(()) => Answer::Accepted,
-                    Err(status) => Answer::Refused(status),
-                })
-            }),
-        }
-    }
-}
-
-/// How an answer that comes after the start breaks the stream off, if it does.
-pub(crate) fn failure<B, E>(answer: &Result<Answer<B>, E>) -> Option<StreamErrorKind> {
-    let status = match answer {
-        Ok(Answer::Response(response)) => response.status(),
-        Ok(Answer::Accepted) => StatusCode::OK,
-        Ok(Answer::Refused(status)) => *status,
-        Err(_) => return Some(StreamErrorKind::HandlerError),
-    };
-    (status != StatusCode::OK).then_some(StreamErrorKind::HandlerAnswer(status))
 }
 
 fn stream<B, F>(
