@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::{Client, Request, RequestErrorKind};
 use serde_json::{Value, json};
 
-use super::options::Settings;
+use super::settings::Settings;
 use crate::{BoxError, log::Epoch};
 
 /// How long the server may take to answer a question.

@@ -22,7 +22,7 @@ use super::{
     api::{self, ANSWER, StreamState},
     found::find,
     link::Link,
-    options::Settings,
+    settings::Settings,
 };
 use crate::{
     BoxError,

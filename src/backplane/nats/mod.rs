@@ -69,6 +69,7 @@ mod log;
 mod options;
 mod reader;
 mod session;
+mod settings;
 
 pub use error::ConnectError;
 pub use options::JetStreamOptions;

@@ -19,6 +19,7 @@ use super::{
     error::{ConnectError, Kind},
     link::Link,
     log::Log,
+    settings::Settings,
 };
 
 /// How long a log that is set up waits for its server.
@@ -70,34 +71,13 @@ enum Credentials {
     Key(String),
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) stream: String,
-    pub(super) subject: Option<String>,
-    pub(super) is_in_memory: bool,
-    pub(super) replicas: usize,
-    pub(super) window: usize,
-    pub(super) max_bytes: u64,
-    pub(super) max_record: usize,
-    pub(super) append_timeout: Duration,
-}
-
 impl JetStreamOptions {
     /// The options for the server at this URL, `nats://[user[:password]@]host[:port]` or `tls://…`;
     /// or for a cluster, with the URLs of several of its servers, separated by commas.
     pub fn new(urls: impl Into<String>) -> Self {
         Self {
             urls: urls.into(),
-            settings: Settings {
-                stream: "tower-sse".to_owned(),
-                subject: None,
-                is_in_memory: false,
-                replicas: 1,
-                window: 1 << 16,
-                max_bytes: 64 << 20,
-                max_record: 1 << 20,
-                append_timeout: Duration::from_secs(5),
-            },
+            settings: Settings::default(),
             credentials: None,
             root_certificates: Vec::new(),
             client_certificate: None,
@@ -303,12 +283,6 @@ impl JetStreamOptions {
             }
         }
         Ok(options)
-    }
-}
-
-impl Settings {
-    pub(super) fn subject(&self) -> &str {
-        self.subject.as_ref().unwrap_or(&self.stream)
     }
 }
 

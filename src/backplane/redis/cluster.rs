@@ -1,6 +1,7 @@
 //! What a node of a cluster says of the others, as `CLUSTER NODES` has it.
 
-use super::route::Address;
+/// The host and the port of a server.
+pub(super) type Address = (String, u16);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Node {

@@ -9,9 +9,7 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Value, aio::MultiplexedC
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    ConnectError, RedisOptions,
-    error::Unexpected,
-    route::{Address, Route},
+    ConnectError, RedisOptions, cluster::Address, discovery::Discovery, error::Unexpected,
 };
 use crate::{
     BoxError,
@@ -23,7 +21,7 @@ const STATE: &str = concat!(include_str!("log.lua"), include_str!("state.lua"));
 
 /// Where the log is, and how to get there.
 pub(super) struct Place {
-    pub(super) route: Arc<Route>,
+    pub(super) discovery: Arc<Discovery>,
     pub(super) options: RedisOptions,
     /// The stream's key.
     pub(super) stream: String,
@@ -35,7 +33,7 @@ impl Place {
     pub(super) fn new(options: RedisOptions) -> Result<Self, ConnectError> {
         let stream = format!("{{{}}}:log", options.name);
         Ok(Self {
-            route: Arc::new(Route::new(&options, &stream)?),
+            discovery: Arc::new(Discovery::new(&options, &stream)?),
             stream,
             state: format!("{{{}}}:state", options.name),
             options,
@@ -48,7 +46,7 @@ impl Place {
         name: &str,
         response_timeout: Duration,
     ) -> Result<Connection, RedisError> {
-        let (mut inner, server) = self.route.connect(response_timeout).await?;
+        let (mut inner, server) = self.discovery.connect(response_timeout).await?;
         let mut setup = redis::pipe();
         setup
             .cmd("CLIENT")
@@ -67,7 +65,7 @@ impl Place {
         let (append, state) = loaded.await.map_err(late)??;
         Ok(Connection {
             inner,
-            route: Arc::clone(&self.route),
+            discovery: Arc::clone(&self.discovery),
             server,
             append,
             state,
@@ -78,7 +76,7 @@ impl Place {
 #[derive(Clone)]
 pub(super) struct Connection {
     inner: MultiplexedConnection,
-    route: Arc<Route>,
+    discovery: Arc<Discovery>,
     /// The server, where it may become another one.
     server: Option<Address>,
     /// The names of the scripts, as the server gives them.
@@ -94,7 +92,7 @@ impl Connection {
         tokio::select! {
             biased;
             answer = command.query_async(&mut self.inner) => answer,
-            () = self.route.has_left(self.server.as_ref()) => {
+            () = self.discovery.has_left(self.server.as_ref()) => {
                 Err((ErrorKind::Io, "another server is the primary now").into())
             }
         }

@@ -63,15 +63,15 @@
 //! # }
 //! ```
 
-mod chain;
 mod cluster;
+mod discovery;
 mod entry;
 mod error;
 mod link;
 mod options;
 mod queue;
 mod reader;
-mod route;
+mod sequence;
 mod tls;
 mod writer;
 
@@ -141,7 +141,7 @@ impl Shared {
     /// Sees whether the server has become another one.
     async fn watch(&self) {
         let is_well = || self.health.is_connected();
-        self.place.route.watch(is_well).await;
+        self.place.discovery.watch(is_well).await;
     }
 }
 

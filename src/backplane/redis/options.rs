@@ -28,7 +28,7 @@ use super::{ConnectError, RedisStreams};
 #[must_use = "options do nothing until they connect"]
 pub struct RedisOptions {
     pub(super) url: String,
-    pub(super) guides: Guides,
+    pub(super) topology: Topology,
     #[cfg(feature = "redis-tls")]
     pub(super) root_certificates: Vec<PathBuf>,
     #[cfg(feature = "redis-tls")]
@@ -40,11 +40,14 @@ pub struct RedisOptions {
     pub(super) connect_timeout: Duration,
 }
 
-/// Who has to be asked for the server, by their URLs.
+/// How the server that has the log is found.
 #[derive(Clone)]
-pub(super) enum Guides {
-    None,
+pub(super) enum Topology {
+    /// At the URL of the options.
+    Single,
+    /// By the sentinels at these URLs.
     Sentinels(Vec<String>),
+    /// By the nodes of a cluster at these URLs.
     Cluster(Vec<String>),
 }
 
@@ -54,7 +57,7 @@ impl RedisOptions {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
-            guides: Guides::None,
+            topology: Topology::Single,
             #[cfg(feature = "redis-tls")]
             root_certificates: Vec::new(),
             #[cfg(feature = "redis-tls")]
@@ -126,7 +129,7 @@ impl RedisOptions {
     /// ]);
     /// ```
     pub fn sentinels(mut self, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.guides = Guides::Sentinels(urls.into_iter().map(Into::into).collect());
+        self.topology = Topology::Sentinels(urls.into_iter().map(Into::into).collect());
         self
     }
 
@@ -143,7 +146,7 @@ impl RedisOptions {
     /// RedisOptions::new("redis://one.example").cluster(["redis://two.example"]);
     /// ```
     pub fn cluster(mut self, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.guides = Guides::Cluster(urls.into_iter().map(Into::into).collect());
+        self.topology = Topology::Cluster(urls.into_iter().map(Into::into).collect());
         self
     }
 

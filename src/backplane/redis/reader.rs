@@ -19,10 +19,10 @@ use redis::Value;
 
 use super::{
     Shared,
-    chain::{Chain, tag_of},
     entry::{self, Entry, Id},
     error::Unexpected,
     link::{Connection, ReadFailure, Side},
+    sequence::{Sequence, tag_of},
 };
 use crate::{
     backplane::{Read, ReadError, Start},
@@ -45,7 +45,7 @@ const BYTES: usize = 1 << 20;
 struct Reader {
     shared: Arc<Shared>,
     connection: Connection,
-    chain: Chain,
+    sequence: Sequence,
     /// The log goes further, or did: there is something to read, or lost.
     head: Option<Position>,
 }
@@ -110,20 +110,20 @@ impl Reader {
         let mut connection = connected.map_err(|error| unavailable(error.into()))?;
         let state = connection.state(place).await.map_err(unavailable)?;
         let max_record = place.options.max_record;
-        let chain = match start {
-            Start::Window => Chain::from_start(&state, max_record),
+        let sequence = match start {
+            Start::Window => Sequence::from_start(&state, max_record),
             Start::After(position) => {
                 let found = entry_at(&shared, &mut connection, position.offset()).await;
                 let found = found.map_err(unavailable)?;
-                Chain::after(position, found.as_ref(), &state, max_record)?
+                Sequence::after(position, found.as_ref(), &state, max_record)?
             }
         };
         shared.health.set(Side::Read, Some(true));
-        let head = chain.compare(&state)?.then(|| state.head());
+        let head = sequence.compare(&state)?.then(|| state.head());
         Ok(Self {
             shared,
             connection,
-            chain,
+            sequence,
             head,
         })
     }
@@ -133,7 +133,7 @@ impl Reader {
         let mut reads = VecDeque::new();
         loop {
             let read = self.read(&mut reads).await;
-            let skipped = std::mem::take(&mut self.chain.skipped);
+            let skipped = std::mem::take(&mut self.sequence.skipped);
             self.shared.skipped.add(skipped);
             if matches!(&read, Err(Trouble::Failure(failure)) if !failure.is_answer()) {
                 // Perhaps it was too much for the line. One at least has to come through.
@@ -148,7 +148,7 @@ impl Reader {
                     self.shared.health.set(Side::Read, Some(answers));
                     if failure.is_wrong_type() {
                         // Whatever it is that stands there now, what was there is gone.
-                        reads.push_back(Read::Lost(self.chain.told()));
+                        reads.push_back(Read::Lost(self.sequence.told()));
                     }
                     Some(ReadError::unavailable(failure.into_cause()))
                 }
@@ -169,28 +169,28 @@ impl Reader {
             return Ok(());
         }
         if let Some(head) = head {
-            reads.push_back(self.chain.lose_up_to(head));
+            reads.push_back(self.sequence.lose_up_to(head));
             return Ok(());
         }
         let state = self.connection.state(&self.shared.place).await?;
-        self.head = self.chain.compare(&state)?.then(|| state.head());
+        self.head = self.sequence.compare(&state)?.then(|| state.head());
         Ok(())
     }
 
     async fn take(&mut self, entry: &Entry, reads: &mut VecDeque<Read>) -> Result<(), Trouble> {
         let mut tell = |read| reads.push_back(read);
-        if self.chain.push(entry, &mut tell).is_ok() {
+        if self.sequence.push(entry, &mut tell).is_ok() {
             return Ok(());
         }
         // Is the log another one, or is it this one that is so?
         let state = self.connection.state(&self.shared.place).await?;
-        let told = self.chain.told();
+        let told = self.sequence.told();
         let found = entry_at(&self.shared, &mut self.connection, told.offset()).await?;
         let is_there = told.offset() == 0 || found.is_some_and(|it| tag_of(&it) == told.tag());
         if state.head().epoch() != told.epoch() || !is_there {
             return Err(ReadError::rewritten().into());
         }
-        self.chain.push_anyway(entry, &mut tell);
+        self.sequence.push_anyway(entry, &mut tell);
         Ok(())
     }
 
@@ -205,7 +205,7 @@ impl Reader {
         command
             .arg("STREAMS")
             .arg(&self.shared.place.stream)
-            .arg(self.chain.id.to_string());
+            .arg(self.sequence.id.to_string());
         let reply: Value = self.connection.query(&command).await?;
         let entries = entry::of_xread(reply);
         let entries = entries.ok_or_else(|| Unexpected("no answer to XREAD".to_owned()))?;

@@ -146,7 +146,7 @@ impl Writer {
                 | ServerErrorKind::ClusterDown => true,
                 // Else nobody would find the other one.
                 ServerErrorKind::Moved | ServerErrorKind::Ask => {
-                    self.shared.place.route.is_guided()
+                    self.shared.place.discovery.has_directory()
                 }
                 _ => false,
             },

@@ -25,8 +25,8 @@ use tokio::{
 
 use super::{
     ConnectError, RedisOptions,
-    cluster::{self, Node},
-    options::Guides,
+    cluster::{self, Address, Node},
+    options::Topology,
     tls,
 };
 
@@ -40,19 +40,16 @@ const ASKED: usize = 5;
 /// does not answer.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The host and the port of a server.
-pub(super) type Address = (String, u16);
-
-pub(super) struct Route {
+pub(super) struct Discovery {
     /// Where the server is, unless others have to be asked; and how to sign in.
     base: ConnectionInfo,
-    guide: Option<Guide>,
+    directory: Option<Directory>,
     /// The server that was found last.
     found: watch::Sender<Option<Address>>,
     connect_timeout: Duration,
 }
 
-enum Guide {
+enum Directory {
     Sentinels {
         servers: Vec<ConnectionInfo>,
         primary: String,
@@ -74,26 +71,26 @@ struct Answer {
     nodes: Vec<Address>,
 }
 
-impl Route {
+impl Discovery {
     pub(super) fn new(options: &RedisOptions, key: &str) -> Result<Self, ConnectError> {
         let base = info(&options.url, options)?;
-        let guide = match &options.guides {
-            Guides::None => None,
-            Guides::Sentinels(urls) => {
+        let directory = match &options.topology {
+            Topology::Single => None,
+            Topology::Sentinels(urls) => {
                 let servers = urls.iter().map(|url| info(url, options));
                 let servers = servers.collect::<Result<Vec<_>, _>>()?;
                 let (primary, _) = address_of(&base).ok_or_else(ConnectError::no_host)?;
                 if servers.is_empty() {
                     return Err(ConnectError::no_sentinel());
                 }
-                Some(Guide::Sentinels { servers, primary })
+                Some(Directory::Sentinels { servers, primary })
             }
-            Guides::Cluster(urls) => {
+            Topology::Cluster(urls) => {
                 let others = urls.iter().map(|url| info(url, options));
                 let others = others.collect::<Result<Vec<_>, _>>()?;
                 let first = [&base].into_iter().chain(&others).map(address_of);
                 let first = first.collect::<Option<Vec<_>>>();
-                Some(Guide::Cluster {
+                Some(Directory::Cluster {
                     key: key.to_owned(),
                     first: first.ok_or_else(ConnectError::no_host)?,
                     nodes: Mutex::default(),
@@ -102,7 +99,7 @@ impl Route {
         };
         Ok(Self {
             base,
-            guide,
+            directory,
             found: watch::Sender::new(None),
             connect_timeout: options.connect_timeout,
         })
@@ -113,11 +110,11 @@ impl Route {
         &self,
         response_timeout: Duration,
     ) -> Result<(MultiplexedConnection, Option<Address>), RedisError> {
-        let Some(guide) = &self.guide else {
+        let Some(directory) = &self.directory else {
             let connection = connect(&self.base, self.connect_timeout, response_timeout);
             return Ok((connection.await?, None));
         };
-        let address = self.ask(guide).await?;
+        let address = self.ask(directory).await?;
         let info = self.at(&address);
         let mut connection = connect(&info, self.connect_timeout, response_timeout).await?;
         let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
@@ -136,27 +133,27 @@ impl Route {
             return pending().await;
         };
         let mut found = self.found.subscribe();
-        // It fails only with the route, which is here.
+        // It fails only if the sender is dropped, and `self` has the sender.
         let _ = found.wait_for(|it| it.as_ref() != Some(address)).await;
     }
 
     /// Whether the server may become another one.
-    pub(super) fn is_guided(&self) -> bool {
-        self.guide.is_some()
+    pub(super) fn has_directory(&self) -> bool {
+        self.directory.is_some()
     }
 
     /// Looks, again and again, for a server that has become the primary unasked.
     pub(super) async fn watch(&self, is_well: impl Fn() -> bool) {
-        let Some(guide) = &self.guide else {
+        let Some(directory) = &self.directory else {
             return pending().await;
         };
         loop {
             sleep(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
             // A node of a cluster that has lost its slot says so, if it says anything.
-            let is_told = matches!(guide, Guide::Cluster { .. }) && is_well();
+            let is_told = matches!(directory, Directory::Cluster { .. }) && is_well();
             // Before the first is found there is nobody to leave it.
             if !is_told && self.found.borrow().is_some() {
-                if let Ok(address) = self.ask(guide).await {
+                if let Ok(address) = self.ask(directory).await {
                     self.settle(&address);
                 }
             }
@@ -192,16 +189,16 @@ impl Route {
         self.base.clone().set_addr(address)
     }
 
-    async fn ask(&self, guide: &Guide) -> Result<Address, RedisError> {
+    async fn ask(&self, directory: &Directory) -> Result<Address, RedisError> {
         let time = self.connect_timeout;
-        match guide {
-            Guide::Sentinels { servers, primary } => {
+        match directory {
+            Directory::Sentinels { servers, primary } => {
                 let asked = servers
                     .iter()
                     .map(|it| ask_sentinel(it.clone(), primary.clone(), time));
                 Ok(best(asked, time).await?.address)
             }
-            Guide::Cluster { key, first, nodes } => {
+            Directory::Cluster { key, first, nodes } => {
                 let mut asked: Vec<_> = lock(nodes).iter().chain(first).cloned().collect();
                 asked.sort();
                 asked.dedup();

@@ -1,4 +1,4 @@
-//! From entries to what a reader is told.
+//! The sequence of records: from entries to what a reader reports.
 //!
 //! Each record names the one before it, with its epoch and its tag. So whatever is not as it should
 //! be shows at the next record: one that is missing, another log, one that was rewritten.
@@ -17,20 +17,20 @@ use super::{
 };
 
 #[derive(Debug)]
-pub(super) struct Chain {
+pub(super) struct Sequence {
     epoch: Epoch,
     /// The entry that was read last.
     pub(super) id: Id,
     /// The place that was told last.
     told: Position,
-    /// The tag of the record there. None: it is no link of the chain, or unknown.
+    /// The tag of the record there. `None` if the record is not part of the sequence, or is unknown.
     tag: Option<u32>,
     max_record: usize,
     /// How many entries were passed over.
     pub(super) skipped: u64,
 }
 
-impl Chain {
+impl Sequence {
     /// Begins with what the log retains.
     pub(super) fn from_start(state: &State, max_record: usize) -> Self {
         Self {
@@ -50,29 +50,29 @@ impl Chain {
         state: &State,
         max_record: usize,
     ) -> Result<Self, ReadError> {
-        let mut chain = Self::from_start(state, max_record);
+        let mut sequence = Self::from_start(state, max_record);
         if place.epoch() != state.epoch {
             return Err(ReadError::rewritten());
         }
         if place.offset() == 0 {
-            return Ok(chain);
+            return Ok(sequence);
         }
-        chain.id = Id(place.offset(), 0);
-        chain.told = place;
-        chain.tag = Some(place.tag());
+        sequence.id = Id(place.offset(), 0);
+        sequence.told = place;
+        sequence.tag = Some(place.tag());
         let head = state.head();
         match entry {
             Some(entry) if tag_of(entry) != place.tag() => return Err(ReadError::rewritten()),
-            Some(entry) if entry.link.is_none() => chain.tag = None,
+            Some(entry) if entry.link.is_none() => sequence.tag = None,
             Some(_) => {}
             None if head.offset() < place.offset() => return Err(ReadError::rewritten()),
             None if head.offset() == place.offset() && head.tag() != place.tag() => {
                 return Err(ReadError::rewritten());
             }
-            None if place.tag() == 0 => chain.tag = None,
+            None if place.tag() == 0 => sequence.tag = None,
             None => {}
         }
-        Ok(chain)
+        Ok(sequence)
     }
 
     /// The place that was told last.
@@ -233,7 +233,10 @@ mod tests {
     }
 
     /// What is told of these entries, in short; and whether they follow.
-    fn told(chain: &mut Chain, entries: &[Entry]) -> (Vec<(char, u64)>, Result<(), Mismatch>) {
+    fn told(
+        sequence: &mut Sequence,
+        entries: &[Entry],
+    ) -> (Vec<(char, u64)>, Result<(), Mismatch>) {
         let mut told = Vec::new();
         let mut tell = |read: Read| {
             let kind = match read {
@@ -246,25 +249,25 @@ mod tests {
         };
         let follow = entries
             .iter()
-            .try_for_each(|entry| chain.push(entry, &mut tell));
+            .try_for_each(|entry| sequence.push(entry, &mut tell));
         (told, follow)
     }
 
-    fn chain_at(offset: u64) -> Chain {
+    fn sequence_at(offset: u64) -> Sequence {
         let state = State::new(EPOCH, 0, offset, tag(offset));
-        Chain::after(place(offset), None, &state, 1000).unwrap()
+        Sequence::after(place(offset), None, &state, 1000).unwrap()
     }
 
     #[test]
     fn linked_records_are_read_and_holes_are_reported() {
         let entries = [entry(3, 2), entry(4, 3), entry(7, 6), entry(1000, 7)];
         let expected = vec![('r', 3), ('r', 4), ('l', 6), ('r', 7), ('r', 1000)];
-        assert_eq!(told(&mut chain_at(2), &entries), (expected, Ok(())));
+        assert_eq!(told(&mut sequence_at(2), &entries), (expected, Ok(())));
         // From the start, of a log that has lost its first records.
         let state = State::new(EPOCH, 0, 7, tag(7));
-        let mut chain = Chain::from_start(&state, 1000);
+        let mut sequence = Sequence::from_start(&state, 1000);
         let expected = vec![('l', 6), ('r', 7)];
-        assert_eq!(told(&mut chain, &[entry(7, 6)]), (expected, Ok(())));
+        assert_eq!(told(&mut sequence, &[entry(7, 6)]), (expected, Ok(())));
     }
 
     #[test]
@@ -274,27 +277,30 @@ mod tests {
         let mut other_epoch = entry(3, 2);
         other_epoch.link.as_mut().unwrap().epoch = Epoch::new(8);
         for bad in [entry(3, 1), entry(2, 1), other_tag, other_epoch] {
-            let mut chain = chain_at(2);
-            let (told, follow) = told(&mut chain, std::slice::from_ref(&bad));
+            let mut sequence = sequence_at(2);
+            let (told, follow) = told(&mut sequence, std::slice::from_ref(&bad));
             assert_eq!((told, follow), (vec![], Err(Mismatch)), "{bad:?}");
-            assert_eq!((chain.id, chain.told()), (Id(2, 0), place(2)));
+            assert_eq!((sequence.id, sequence.told()), (Id(2, 0), place(2)));
         }
     }
 
     #[test]
     fn mismatched_log_is_continued_after_a_loss() {
-        let mut chain = chain_at(2);
+        let mut sequence = sequence_at(2);
         let mut reads = Vec::new();
-        chain.push_anyway(&entry(3, 1), &mut |read| reads.push(read));
+        sequence.push_anyway(&entry(3, 1), &mut |read| reads.push(read));
         assert!(matches!(&reads[..], [Read::Lost(lost), Read::Record(at, _)]
             if *lost == place(2) && *at == place(3)));
-        assert_eq!(told(&mut chain, &[entry(4, 3)]), (vec![('r', 4)], Ok(())));
+        assert_eq!(
+            told(&mut sequence, &[entry(4, 3)]),
+            (vec![('r', 4)], Ok(()))
+        );
     }
 
     #[test]
     fn log_with_an_earlier_or_other_end_is_another_log() {
         let state = |offset, tag| State::new(EPOCH, 0, offset, tag);
-        let compare = |state: State| chain_at(2).compare(&state).ok();
+        let compare = |state: State| sequence_at(2).compare(&state).ok();
         assert_eq!(compare(state(2, tag(2))), Some(false));
         assert_eq!(compare(state(3, tag(3))), Some(true));
         assert_eq!(compare(state(2, 1)), None);
@@ -306,8 +312,8 @@ mod tests {
     fn reading_resumes_only_from_a_position_of_this_log() {
         let state = State::new(EPOCH, 0, 5, tag(5));
         let after = |place, found: Option<&Entry>| {
-            let chain = Chain::after(place, found, &state, 1000);
-            chain.is_ok()
+            let sequence = Sequence::after(place, found, &state, 1000);
+            sequence.is_ok()
         };
         assert!(after(place(0), None));
         assert!(after(place(3), Some(&entry(3, 2))));
