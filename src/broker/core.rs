@@ -1,351 +1,308 @@
-//! A node's replica of the log: the topics, their rings, and what is known of the log.
+//! What reads the log into the replica, and wakes those who wait for it.
 //!
-//! 1. There is one appender: whoever holds the reading (see `reading`). It holds the log's lock for
-//!    each record.
-//! 2. A record's entry is in its ring before `visible` says so, and readers go no further than what
-//!    they have read of `visible` first. So a place and all that is before it appear as one.
-//! 3. For each topic, everything after its loss mark is in its ring. The mark is the later of the
-//!    ring's own and `floor`. It only rises.
-//! 4. A topic is in the index while it has entries or subscribers. One that leaves it leaves its
-//!    loss mark in `floor`.
-//! 5. Locks are taken in this order: a subscriber's cursors, the log, a ring or a topic's
-//!    subscribers, a connection.
+//! 1. Whoever holds the reading polls the log's stream; there is one at a time. A publisher does it
+//!    itself after its append, so that its event is visible at once and no task has to be woken for
+//!    it; otherwise the broker's task does.
+//! 2. The stream's waker sets `dirty`. Whoever lets the reading go looks at it once more, so
+//!    that nothing stays unread because the reading was held.
+//! 3. Subscribers are woken by the broker's task alone, which lets publishers that are ready go
+//!    first: what they append meanwhile goes out with the same write.
 
 use std::{
-    mem,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    task::{AbortHandle, yield_now},
+    time::{Instant, timeout_at},
+};
 
 use super::{
-    handshake::Visible,
-    resume::{GapReason, Verdict},
+    log_reader::LogReader,
+    pending::{PendingList, Subscribers},
+    replica::Replica,
     settings::Settings,
-    stats::{BrokerStats, Tally},
-    store::Store,
-    topic::Topic,
+    wakeups::{Pass, Publishing, Signal},
 };
-use crate::{
-    backplane::{Read, TopicName},
-    event::chunk::Chunk,
-    log::{Entry, Epoch, Position, Window},
-};
+use crate::{backplane::Backplane, log::Position};
 
-pub(super) struct Replica {
-    pub(super) settings: Settings,
-    /// Whether the log may be rewritten within an epoch.
-    may_be_rewritten: bool,
-    /// The offset up to which entries are visible.
-    visible: Visible,
-    /// Raised whenever all subscribers may have lost something.
-    losses: AtomicU64,
-    /// How many logs there have been, one after the other.
-    lives: AtomicU64,
-    pub(super) tally: Tally,
-    /// Guards everything that is known of the log, and the index of topics.
-    log: Mutex<Store>,
-    /// The next pass wakes everybody: there is something to tell that is no event.
-    wakes_all: AtomicBool,
-    /// The next pass wakes those whose places have fallen far behind.
-    sweeps: AtomicBool,
-    epoch_start: Instant,
+/// How often one who reads looks again, before the broker's task has to go on. A stream that wants
+/// others to have their turn wakes at once and gives nothing, however often it is polled by somebody
+/// who is no task, as in `block_on`.
+const ROUNDS: usize = 8;
+
+/// Resolves when the node has caught up with the log, or cannot.
+type CatchingUp = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+pub(super) struct Core {
+    pub(super) replica: Arc<Replica>,
+    pub(super) backplane: Arc<dyn Backplane>,
+    /// Guards the log's stream: held by whoever reads.
+    reading: Mutex<LogReader>,
+    signal: Arc<Signal>,
+    /// Guards the list of subscribers whose outcome is pending. Taken under the log's lock, so that
+    /// one that is added while the window is unread is found once it has been read.
+    pending: Mutex<PendingList>,
+    /// Notified when the replica has changed.
+    progress: Notify,
+    /// Guards the handle of the broker's task.
+    task: Mutex<Option<AbortHandle>>,
+    has_task: Arc<AtomicBool>,
 }
 
-impl Replica {
-    pub(super) fn new(settings: Settings, may_be_rewritten: bool) -> Self {
-        let window = Window::after(0, settings.window);
+impl Core {
+    pub(super) fn new(backplane: Arc<dyn Backplane>, settings: Settings) -> Self {
+        let may_be_rewritten = backplane.may_be_rewritten();
         Self {
-            settings,
-            may_be_rewritten,
-            visible: Visible::new(0),
-            losses: AtomicU64::new(0),
-            lives: AtomicU64::new(0),
-            tally: Tally::new(),
-            log: Mutex::new(Store::new(window)),
-            wakes_all: AtomicBool::new(false),
-            sweeps: AtomicBool::new(false),
-            epoch_start: Instant::now(),
+            replica: Arc::new(Replica::new(settings, may_be_rewritten)),
+            backplane,
+            reading: Mutex::new(LogReader::new()),
+            signal: Arc::new(Signal::new()),
+            pending: Mutex::default(),
+            progress: Notify::new(),
+            task: Mutex::new(None),
+            has_task: Arc::default(),
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Store> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Marks a publisher that will call [`read`](Self::read).
+    pub(super) fn publishing(&self) -> Publishing<'_> {
+        self.signal.publishing()
     }
 
-    pub(super) fn visible(&self) -> u64 {
-        self.visible.get()
-    }
-
-    /// Whether the log has said anything yet.
-    pub(super) fn has_head(&self) -> bool {
-        self.lock().head.is_some()
-    }
-
-    pub(super) fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Acquire)
-    }
-
-    /// Read after `losses`, which is raised later.
-    pub(super) fn lives(&self) -> u64 {
-        self.lives.load(Ordering::Acquire)
-    }
-
-    /// The place from which those go on who were there before the log was another one.
-    pub(super) fn window_end(&self) -> Option<Position> {
-        self.lock().window_end
-    }
-
-    // ===== the appender =====
-
-    /// The log was opened, and this is its head. If it is another one than before, or has been
-    /// rewritten, nothing counts any more that was read from the old one.
-    pub(super) fn opened(&self, head: Position, is_rewritten: bool) {
-        let mut log = self.lock();
-        let is_same = log.head.is_some_and(|known| known.epoch() == head.epoch());
-        if !is_same || is_rewritten {
-            self.reset(&mut log, head.epoch());
+    /// Reads what there is, unless somebody else does, and sees to it that subscribers are woken.
+    pub(super) fn read(self: &Arc<Self>) {
+        self.ensure_task();
+        self.read_now();
+        if self.replica.is_dirty() {
+            self.wake_subscribers();
         }
-        log.window_end = Some(head);
-        self.settle(&mut log);
     }
 
-    fn reset(&self, log: &mut Store, epoch: Epoch) {
-        let is_first = log.head.is_none();
-        log.head = Some(Position::new(epoch, 0, 0));
-        log.window = Window::after(0, self.settings.window);
-        log.floor = 0;
-        log.last_sweep = 0;
-        log.is_window_read = false;
-        log.order.clear();
-        log.topics.retain(|_, topic| {
-            topic.ring_mut().reset();
-            topic.is_read()
+    fn read_now(&self) {
+        let waker = Waker::from(Arc::clone(&self.signal));
+        let mut cx = Context::from_waker(&waker);
+        let mut has_read = false;
+        let mut rounds = 0;
+        self.signal.dirty.pump(&self.reading, ROUNDS, |reading| {
+            has_read |= reading.poll(&self.replica, &self.backplane, &mut cx);
+            rounds += 1;
         });
-        log.entries = 0;
-        log.bytes = 0;
-        self.visible.set(0);
-        if !is_first {
-            self.lives.fetch_add(1, Ordering::AcqRel);
-            self.tell_all();
+        if rounds == ROUNDS && self.signal.dirty.is_marked() {
+            // The task goes on with it, after others have had their turn.
+            self.signal.task.notify_one();
+        }
+        if has_read {
+            self.has_progressed();
         }
     }
 
-    /// Tells every subscriber of a loss.
-    fn tell_all(&self) {
-        self.losses.fetch_add(1, Ordering::AcqRel);
-        self.wakes_all.store(true, Ordering::Release);
+    pub(super) fn has_progressed(&self) {
+        self.progress.notify_waiters();
     }
 
-    /// Takes what was read from the log.
-    pub(super) fn apply(&self, read: Read) {
-        if matches!(read, Read::Unreadable(..)) {
-            self.tally.unreadable();
-        }
-        let mut log = self.lock();
-        match read {
-            Read::Record(position, record) => {
-                let is_event = self.settings.admits_lines(record.lines());
-                if !is_event {
-                    self.tally.unreadable();
-                }
-                let lines = is_event.then(|| record.lines());
-                self.append(&mut log, position, record.topic(), lines);
+    /// Waits for a change of the replica that gives something.
+    pub(super) async fn wait_for<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let mut changed = pin!(self.progress.notified());
+            // Registered first, so that a change between the two is not missed.
+            changed.as_mut().enable();
+            if let Some(found) = look() {
+                return found;
             }
-            Read::Unreadable(position, Some(topic)) => {
-                self.append(&mut log, position, &topic, None);
-            }
-            Read::Lost(position) | Read::Unreadable(position, None) => {
-                log.floor = log.floor.max(position.offset());
-                // Before the window is read nobody has been promised anything.
-                if log.is_window_read {
-                    self.tell_all();
-                }
-                self.pass(&mut log, position);
-            }
-            Read::Skipped(position) => self.pass(&mut log, position),
-        }
-        self.settle(&mut log);
-    }
-
-    /// Notes a place where there is nothing for anybody.
-    fn pass(&self, log: &mut Store, position: Position) {
-        if log
-            .head
-            .is_some_and(|head| head.offset() >= position.offset())
-        {
-            return;
-        }
-        // Tag 0: nobody knows any more what stood there.
-        if position.tag() != 0 {
-            log.window.push(position.offset(), position.tag());
-        }
-        log.head = Some(position);
-        self.visible.set(position.offset());
-    }
-
-    /// Takes an event; or a hole, where there are no lines that a client could be given.
-    fn append(
-        &self,
-        log: &mut Store,
-        position: Position,
-        topic: &TopicName,
-        lines: Option<&Bytes>,
-    ) {
-        let offset = position.offset();
-        let entry = Entry {
-            offset,
-            tag: position.tag(),
-            frame: lines.map_or_else(Chunk::default, |lines| self.encode(position, lines)),
-            time: self.now(),
-        };
-        let topic = log.topic_or_new(topic);
-        log.window.push(offset, position.tag());
-        log.entries += 1;
-        log.bytes += entry.cost();
-        let history = &self.settings.history;
-        let (was_empty, entries, bytes) = topic.push(entry, history.events, history.bytes);
-        if was_empty {
-            log.bytes += topic.cost();
-        }
-        log.entries -= entries;
-        log.bytes -= bytes;
-        if topic.is_read() && !topic.is_dirty.swap(true, Ordering::AcqRel) {
-            log.dirty.push(Arc::clone(&topic));
-        }
-        log.order.push_back((topic, offset));
-        log.head = Some(position);
-        self.visible.set(offset);
-
-        while log.bytes > self.settings.bytes && log.entries > 1 {
-            log.drop_oldest();
-        }
-        log.tidy();
-        if offset - log.last_sweep > (self.settings.window / 8) as u64 {
-            log.last_sweep = offset;
-            self.sweeps.store(true, Ordering::Release);
+            changed.await;
         }
     }
 
-    /// Writes the frame that every subscriber gets.
-    fn encode(&self, position: Position, lines: &Bytes) -> Chunk {
-        self.tally.record();
-        position.frame(lines)
-    }
-
-    /// Notes when the window has been read.
-    fn settle(&self, log: &mut Store) {
-        let (Some(head), Some(end)) = (log.head, log.window_end) else {
-            return;
-        };
-        if !log.is_window_read && head.offset() >= end.offset() {
-            log.is_window_read = true;
-            for topic in log.topics.values() {
-                topic.ring_mut().set_joins();
-            }
-            self.wakes_all.store(true, Ordering::Release);
-        }
-    }
-
-    /// The end of this millisecond of the broker's count.
-    pub(super) fn time_of(&self, time: u64) -> Instant {
-        self.epoch_start + Duration::from_millis(time + 1)
-    }
-
-    pub(super) fn now(&self) -> u64 {
-        let since = Instant::now().saturating_duration_since(self.epoch_start);
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    // ===== subscribers =====
-
-    /// Topics with subscribers to wake, and whether all of them are to be woken or those alone
-    /// whose places have fallen far behind.
-    pub(super) fn take_dirty(&self) -> Vec<(Arc<Topic>, bool)> {
-        // The marks are taken off under the lock: an append that finds one is before this pass as a
-        // whole, so that the pass wakes for it.
-        let mut log = self.lock();
-        let dirty = mem::take(&mut log.dirty);
-        let wakes_all = self.wakes_all.swap(false, Ordering::AcqRel);
-        let unmark = |topic: &Topic| topic.is_dirty.swap(false, Ordering::AcqRel);
-        if self.sweeps.swap(false, Ordering::AcqRel) || wakes_all {
-            // Not those without readers: they may be many.
-            let of_topic = |topic: &Arc<Topic>| {
-                let is_meant = unmark(topic) || wakes_all;
-                topic.is_read().then(|| (Arc::clone(topic), is_meant))
+    /// Waits, for a bounded time, until the replica has reached the log's head as it is now.
+    pub(super) async fn catch_up(self: &Arc<Self>) {
+        let until = Instant::now() + Duration::from_secs(2);
+        let caught_up = async {
+            let Ok(head) = self.backplane.head().await else {
+                return;
             };
-            return log.topics.values().filter_map(of_topic).collect();
+            let is_there = || (self.replica.visible() >= head.offset()).then_some(());
+            self.wait_for(is_there).await;
+        };
+        // Where it cannot, the place is one that this node does not know.
+        let _ = timeout_at(until, caught_up).await;
+    }
+
+    // ===== pending subscribers =====
+
+    pub(super) fn pending(&self) -> MutexGuard<'_, PendingList> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves all outcomes that can be known, if the window is read. The others follow with the
+    /// next call, which has to wait for the future.
+    fn resolve_pending(self: &Arc<Self>) -> Option<CatchingUp> {
+        let (head, pending) = self.take_pending()?;
+        let (ahead, others): (Subscribers, Subscribers) = pending
+            .into_iter()
+            .partition(|(_, subscriber)| subscriber.is_found_ahead_of(&head));
+        self.resolve(others);
+        if ahead.is_empty() {
+            return None;
         }
-        let unmarked = dirty.into_iter().inspect(|topic| {
-            unmark(topic);
+        let back: Vec<_> = ahead
+            .iter()
+            .map(|(key, it)| (*key, Arc::clone(it)))
+            .collect();
+        self.pending().put_back(back.into_iter());
+        for (key, subscriber) in ahead {
+            // It may have left meanwhile.
+            if !subscriber.is_waiting() {
+                let _ = self.pending().remove(key);
+            }
+        }
+        // It keeps the broker, but not for long.
+        let core = Arc::clone(self);
+        Some(Box::pin(async move { core.catch_up().await }))
+    }
+
+    /// Resolves all outcomes with what is known, if the window is read: there is no task that could
+    /// wait.
+    fn resolve_pending_now(&self) {
+        if let Some((_, pending)) = self.take_pending() {
+            self.resolve(pending);
+        }
+    }
+
+    fn take_pending(&self) -> Option<(Position, Subscribers)> {
+        let log = self.replica.lock();
+        let head = log.head.filter(|_| log.is_window_read)?;
+        let pending = self.pending().take();
+        (!pending.is_empty()).then_some((head, pending))
+    }
+
+    fn resolve(&self, subscribers: Subscribers) {
+        if subscribers.is_empty() {
+            return;
+        }
+        for subscriber in subscribers.into_values() {
+            subscriber.resolve();
+            subscriber.wake();
+        }
+        self.has_progressed();
+    }
+
+    // ===== waking =====
+
+    fn wake_subscribers(&self) {
+        if self.has_task.load(Ordering::Acquire) {
+            self.signal.task.notify_one();
+        } else {
+            self.wake_here();
+        }
+    }
+
+    fn wake_here(&self) {
+        let mut pass = Pass::new(&self.replica);
+        while pass.step() {}
+        self.resolve_pending_now();
+    }
+
+    /// Sees to it that there is a task, where there is a runtime to spawn it on.
+    fn ensure_task(self: &Arc<Self>) {
+        if self.has_task.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.has_task.swap(true, Ordering::AcqRel) {
+            let core = Arc::downgrade(self);
+            let guard = TaskGuard {
+                has_task: Arc::clone(&self.has_task),
+                core: Weak::clone(&core),
+            };
+            let spawned = runtime.spawn(run(core, Arc::clone(&self.signal), guard));
+            *task = Some(spawned.abort_handle());
+        }
+    }
+
+    /// When the task has to look again by itself.
+    fn next_look(&self) -> Option<Instant> {
+        let expiry = self.replica.expire().map(|time| Instant::now() + time);
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let retry = reading.retry_at();
+        drop(reading);
+        expiry.into_iter().chain(retry).min()
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = task.take() {
+            task.abort();
+        }
+    }
+}
+
+/// Notes the end of the task, also when its runtime is shut down.
+struct TaskGuard {
+    has_task: Arc<AtomicBool>,
+    core: Weak<Core>,
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        self.has_task.store(false, Ordering::Release);
+        // Publishers that were before this have left their subscribers to the task.
+        if let Some(core) = self.core.upgrade() {
+            core.read_now();
+            core.wake_here();
+        }
+    }
+}
+
+/// The broker's task, which does not keep the broker alive.
+async fn run(core: Weak<Core>, signal: Arc<Signal>, _guard: TaskGuard) {
+    let mut catching_up: Option<CatchingUp> = None;
+    loop {
+        // To the end of the queue: publishers that are ready go first.
+        yield_now().await;
+        let Some(core) = core.upgrade() else {
+            return;
+        };
+        core.read_now();
+        let mut pass = Pass::new(&core.replica);
+        while pass.step() {
+            yield_now().await;
+        }
+        if catching_up.is_none() {
+            catching_up = core.resolve_pending();
+        }
+        let next_look = core.next_look();
+        drop(core);
+        let mut signalled = pin!(async {
+            match next_look {
+                // Either way it is time to look again.
+                Some(time) => drop(timeout_at(time, signal.task.notified()).await),
+                None => signal.task.notified().await,
+            }
         });
-        unmarked.map(|topic| (topic, true)).collect()
-    }
-
-    /// Whether there is somebody to wake.
-    pub(super) fn is_dirty(&self) -> bool {
-        // Marks are made under the lock, and a task that ends looks after saying so.
-        let log = self.lock();
-        self.wakes_all.load(Ordering::Acquire)
-            || self.sweeps.load(Ordering::Acquire)
-            || !log.dirty.is_empty()
-    }
-
-    pub(super) fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
-        self.lock().topics.get(name.as_str()).cloned()
-    }
-
-    /// How many topics are held in memory.
-    pub(super) fn topics(&self) -> usize {
-        self.lock().topics.len()
-    }
-
-    pub(super) fn stats(&self) -> BrokerStats {
-        let mut stats = self.tally.snapshot();
-        self.lock().count(&mut stats);
-        stats
-    }
-
-    /// What a client at this place gets of these topics.
-    pub(super) fn judge(
-        &self,
-        log: &Store,
-        topics: &[Arc<Topic>],
-        from: Option<Position>,
-    ) -> Verdict {
-        let (Some(place), Some(head)) = (from, log.head) else {
-            return Verdict::Fresh;
-        };
-        if place.epoch() != head.epoch() {
-            return Verdict::Gap(GapReason::OtherLog);
-        }
-        if place.offset() > head.offset() || !self.knows(log, &place, topics) {
-            return Verdict::Gap(GapReason::Unknown);
-        }
-        if topics.iter().any(|topic| log.lost(topic) > place.offset()) {
-            return Verdict::Gap(GapReason::Evicted);
-        }
-        Verdict::Exact(place)
-    }
-
-    /// Whether a place is one of this log, as far as can be known.
-    fn knows(&self, log: &Store, place: &Position, topics: &[Arc<Topic>]) -> bool {
-        let of_topics = || {
-            topics
-                .iter()
-                .find_map(|it| it.ring().tag_at(place.offset()))
-        };
-        let known = log.window.tag(place.offset()).or_else(of_topics);
-        match known {
-            Some(tag) => tag == place.tag(),
-            // Its own position of the empty log.
-            None if place.offset() == 0 => place.tag() == 0,
-            None => !self.may_be_rewritten,
-        }
+        poll_fn(|cx| {
+            if let Some(it) = &mut catching_up {
+                if it.as_mut().poll(cx).is_ready() {
+                    catching_up = None;
+                    return Poll::Ready(());
+                }
+            }
+            signalled.as_mut().poll(cx)
+        })
+        .await;
     }
 }

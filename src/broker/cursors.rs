@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::{
-    core::Replica,
-    resume::{GapReason, Outcome, Verdict},
+    outcome::{GapReason, Outcome, ResumeDecision},
+    replica::Replica,
     topic::Topic,
 };
 use crate::{Event, event::chunk::Chunk, log::Position};
@@ -33,6 +33,8 @@ pub(super) struct Cursors {
     /// The log whose places are meant, counted from the first that this node has read.
     pub(super) lives: u64,
     pub(super) is_detached: bool,
+    /// The key in the list of pending subscribers.
+    pub(super) pending_key: Option<u64>,
 }
 
 pub(super) struct Cursor {
@@ -87,6 +89,7 @@ impl Cursors {
             losses: replica.losses(),
             lives: replica.lives(),
             is_detached: false,
+            pending_key: None,
         }
     }
 
@@ -161,16 +164,16 @@ impl Cursors {
     }
 
     /// Notes where a subscription begins, by what was found.
-    pub(super) fn begin(&mut self, verdict: Verdict, head: Position, origin: Origin) {
-        if let Verdict::Gap(reason) = verdict {
+    pub(super) fn begin(&mut self, decision: ResumeDecision, head: Position, origin: Origin) {
+        if let ResumeDecision::Gap(reason) = decision {
             self.note_gap(reason, None);
         }
         // One that is live has been given a place, unless it had to wait for the log.
         if (self.is_live && !origin.is_late) || self.last_given > 0 {
             return;
         }
-        let (place, is_exact) = match verdict {
-            Verdict::Exact(place) => (place, true),
+        let (place, is_exact) = match decision {
+            ResumeDecision::Exact(place) => (place, true),
             _ => (head, false),
         };
         // The client's own place stands. Else the earliest counts: what follows it comes in order.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{core::Replica, store::Store};
+use super::{replica::Replica, store::Store};
 
 /// How many entries are dropped for their age while publishers wait for the lock.
 const EXPIRED_AT_A_TIME: usize = 4096;

@@ -52,23 +52,28 @@ mod cursors;
 mod error;
 mod handshake;
 mod keeping;
+mod log_reader;
+mod outcome;
 mod pending;
-mod reading;
-mod resume;
+mod replica;
 mod settings;
 mod stats;
 mod store;
 mod subscribe;
 mod subscriber;
+mod subscription;
 mod sync;
 mod topic;
+mod waiter;
+mod wakeups;
 
 pub use self::{
     error::{BrokerError, BrokerErrorKind},
-    resume::{Outcome, Resume},
+    outcome::Outcome,
     settings::{History, SlowConsumer},
     stats::BrokerStats,
     subscribe::{IntoTopics, Subscribe},
+    subscription::Resume,
 };
 pub use crate::{
     backplane::{TopicError, TopicName},
@@ -82,7 +87,7 @@ use std::{
     task::{Poll, ready},
 };
 
-use self::{reading::Core, settings::Settings};
+use self::{core::Core, settings::Settings};
 use crate::{
     Event, SseConnection,
     backplane::{Backplane, Memory, Record},

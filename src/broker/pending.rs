@@ -1,68 +1,58 @@
-//! Those who have subscribed before the window was read, and are still to be told what became of
-//! their places.
+//! Subscribers whose outcome is pending, because the window has not been read.
 //!
 //! A client may come from a node that has read further than the window reached when it was opened
-//! here. So before its place counts as unknown, the log is asked for its head once more, and read up
-//! to there: for that time the client stays pending.
+//! here. So before its position counts as unknown, the log is asked for its head once more, and read
+//! up to there: for that time the client stays pending.
 
-use std::{future::Future, mem, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::time::Instant;
-
-use super::{reading::Core, store::Store, subscriber::Subscriber};
 use crate::log::Position;
 
-/// Resolves when the node has caught up with the log, or cannot.
-pub(super) type CatchingUp = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A subscriber with subscriptions that wait for an outcome.
+pub(super) trait Pending: Send + Sync {
+    /// Whether one of its positions is ahead of this one, in the same log. True once only for each:
+    /// after that the outcome has to be resolved.
+    fn is_found_ahead_of(&self, head: &Position) -> bool;
 
-impl Core {
-    /// Tells all whose places can be told, if the window is read. The others are told by the next
-    /// call, which has to wait for the future.
-    pub(super) fn decide_pending(self: &Arc<Self>) -> Option<CatchingUp> {
-        let (head, undecided) = self.take_undecided()?;
-        let is_ahead = |it: &Arc<Subscriber>| it.is_found_ahead_of(&head);
-        let (ahead, others): (Vec<_>, _) = undecided.into_iter().partition(is_ahead);
-        self.decide(others);
-        if ahead.is_empty() {
-            return None;
-        }
-        self.replica.lock().undecided.extend(ahead);
-        // It keeps the broker, but not for long.
-        let core = Arc::clone(self);
-        Some(Box::pin(async move { core.catch_up().await }))
+    /// Resolves the outcomes.
+    fn resolve(&self);
+
+    /// Whether a subscription still waits.
+    fn is_waiting(&self) -> bool;
+
+    /// Wakes the body if it sleeps.
+    fn wake(&self);
+}
+
+/// Pending subscribers by their keys, in the order in which they came.
+pub(super) type Subscribers = BTreeMap<u64, Arc<dyn Pending>>;
+
+/// The pending subscribers of a broker, in the order in which they came. One that leaves takes its
+/// entry along.
+#[derive(Default)]
+pub(super) struct PendingList {
+    next_key: u64,
+    waiting: Subscribers,
+}
+
+impl PendingList {
+    pub(super) fn insert(&mut self, subscriber: Arc<dyn Pending>) -> u64 {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.waiting.insert(key, subscriber);
+        key
     }
 
-    /// Tells all, whatever can be known, if the window is read: there is no task that could wait.
-    pub(super) fn decide_pending_now(&self) {
-        if let Some((_, undecided)) = self.take_undecided() {
-            self.decide(undecided);
-        }
+    pub(super) fn remove(&mut self, key: u64) -> Option<Arc<dyn Pending>> {
+        self.waiting.remove(&key)
     }
 
-    fn take_undecided(&self) -> Option<(Position, Vec<Arc<Subscriber>>)> {
-        let mut log = self.replica.lock();
-        let Store {
-            head: Some(head),
-            is_window_read: true,
-            undecided,
-            ..
-        } = &mut *log
-        else {
-            return None;
-        };
-        (!undecided.is_empty()).then(|| (*head, mem::take(undecided)))
+    pub(super) fn take(&mut self) -> Subscribers {
+        std::mem::take(&mut self.waiting)
     }
 
-    fn decide(&self, subscribers: Vec<Arc<Subscriber>>) {
-        if subscribers.is_empty() {
-            return;
-        }
-        for subscriber in subscribers {
-            subscriber.decide();
-            if let Some(waker) = subscriber.take_waker(Instant::now()) {
-                waker.wake();
-            }
-        }
-        self.has_progressed();
+    /// Puts subscribers back that were taken and still wait.
+    pub(super) fn put_back(&mut self, subscribers: impl Iterator<Item = (u64, Arc<dyn Pending>)>) {
+        self.waiting.extend(subscribers);
     }
 }

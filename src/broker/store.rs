@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{stats::BrokerStats, subscriber::Subscriber, topic::Topic};
+use super::{stats::BrokerStats, topic::Topic};
 use crate::{
     backplane::TopicName,
     log::{Position, Window},
@@ -28,8 +28,6 @@ pub(super) struct Store {
     pub(super) bytes: usize,
     /// Topics whose subscribers are to be woken.
     pub(super) dirty: Vec<Arc<Topic>>,
-    /// Those who wait for the window to be read.
-    pub(super) undecided: Vec<Arc<Subscriber>>,
     /// Where the last look at all subscribers' places was.
     pub(super) last_sweep: u64,
 }
@@ -47,7 +45,6 @@ impl Store {
             entries: 0,
             bytes: 0,
             dirty: Vec::new(),
-            undecided: Vec::new(),
             last_sweep: 0,
         }
     }

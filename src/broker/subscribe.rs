@@ -7,13 +7,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use tokio::time::Instant;
+
 use super::{
     Broker, BrokerError,
+    core::Core,
     cursors::{Cursor, Cursors, Origin, Undecided},
-    reading::Core,
-    resume::{Outcome, Resume, SharedOutcome, Verdict},
+    outcome::{Outcome, ResumeDecision, SharedOutcome},
+    pending::Pending,
     store::Store,
     subscriber::Subscriber,
+    subscription::Resume,
     topic::Topic,
 };
 use crate::{
@@ -238,7 +242,7 @@ impl Subscriber {
         for topic in &topics {
             cursors.topics.push(Cursor {
                 topic: Arc::clone(topic),
-                key: topic.add(self),
+                key: topic.add(&self.waiter),
                 next: topic.ring().end(),
                 without_ids,
             });
@@ -251,8 +255,8 @@ impl Subscriber {
                 is_explicit,
                 is_late: false,
             };
-            let verdict = self.place(&mut cursors, &log, &topics, from, origin);
-            return Ok(Arc::new(Mutex::new(verdict.outcome())));
+            let decision = self.place(&mut cursors, &log, &topics, from, origin);
+            return Ok(Arc::new(Mutex::new(decision.outcome())));
         }
         let outcome = Arc::new(Mutex::new(Outcome::Pending));
         cursors.undecided.push(Undecided {
@@ -262,7 +266,11 @@ impl Subscriber {
             was_ahead: false,
             outcome: Arc::clone(&outcome),
         });
-        log.undecided.push(Arc::clone(self));
+        if cursors.pending_key.is_none() {
+            let pending = Arc::clone(self) as Arc<dyn Pending>;
+            cursors.pending_key = Some(self.core.pending().insert(pending));
+        }
+        drop(log);
         Ok(outcome)
     }
 
@@ -274,49 +282,21 @@ impl Subscriber {
         topics: &[Arc<Topic>],
         from: Option<Position>,
         origin: Origin,
-    ) -> Verdict {
-        let verdict = self.replica.judge(log, topics, from);
+    ) -> ResumeDecision {
+        let decision = self.replica.resume_decision(log, topics, from);
         for cursor in &mut cursors.topics {
             if topics.iter().any(|topic| Arc::ptr_eq(topic, &cursor.topic)) {
                 let ring = cursor.topic.ring();
-                cursor.next = match verdict {
-                    Verdict::Exact(place) => ring.number_after(place.offset()),
+                cursor.next = match decision {
+                    ResumeDecision::Exact(place) => ring.number_after(place.offset()),
                     _ => ring.end(),
                 };
             }
         }
         if let Some(head) = log.head {
-            cursors.begin(verdict, head, origin);
+            cursors.begin(decision, head, origin);
         }
-        verdict
-    }
-
-    /// Whether a place that waits is ahead of this one, in the same log. Found once only: then it
-    /// has to be told.
-    pub(super) fn is_found_ahead_of(&self, head: &Position) -> bool {
-        let mut is_ahead = false;
-        for one in &mut self.lock().undecided {
-            let place = one.from.filter(|it| it.epoch() == head.epoch());
-            let is_this = place.is_some_and(|it| it.offset() > head.offset());
-            is_ahead |= is_this && !std::mem::replace(&mut one.was_ahead, true);
-        }
-        is_ahead
-    }
-
-    /// The window has been read: places the subscriptions that waited for it.
-    pub(super) fn decide(&self) {
-        let mut cursors = self.lock();
-        let undecided = std::mem::take(&mut cursors.undecided);
-        let log = self.replica.lock();
-        for one in undecided {
-            let origin = Origin {
-                is_explicit: one.is_explicit,
-                is_late: true,
-            };
-            let verdict = self.place(&mut cursors, &log, &one.topics, one.from, origin);
-            let mut outcome = one.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            *outcome = verdict.outcome();
-        }
+        decision
     }
 
     /// Takes topics away.
@@ -332,6 +312,44 @@ impl Subscriber {
         let gone: Vec<Cursor> = gone;
         for cursor in gone {
             cursor.leave(&self.replica);
+        }
+    }
+}
+
+impl Pending for Subscriber {
+    fn is_found_ahead_of(&self, head: &Position) -> bool {
+        let mut is_ahead = false;
+        for one in &mut self.lock().undecided {
+            let place = one.from.filter(|it| it.epoch() == head.epoch());
+            let is_this = place.is_some_and(|it| it.offset() > head.offset());
+            is_ahead |= is_this && !std::mem::replace(&mut one.was_ahead, true);
+        }
+        is_ahead
+    }
+
+    fn resolve(&self) {
+        let mut cursors = self.lock();
+        let undecided = std::mem::take(&mut cursors.undecided);
+        cursors.pending_key = None;
+        let log = self.replica.lock();
+        for one in undecided {
+            let origin = Origin {
+                is_explicit: one.is_explicit,
+                is_late: true,
+            };
+            let decision = self.place(&mut cursors, &log, &one.topics, one.from, origin);
+            let mut outcome = one.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            *outcome = decision.outcome();
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.lock().undecided.is_empty()
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waiter.take_waker(Instant::now()) {
+            waker.wake();
         }
     }
 }

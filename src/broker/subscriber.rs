@@ -10,23 +10,19 @@
 
 use std::{
     any::Any,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    task::Waker,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    core::Replica,
+    core::Core,
     cursors::{Cursor, Cursors, Gap},
-    handshake::Armed,
-    reading::Core,
-    resume::GapReason,
+    outcome::GapReason,
+    replica::Replica,
     settings::SlowConsumer,
+    waiter::Waiter,
 };
 use crate::{
     CloseReason, Event,
@@ -38,14 +34,9 @@ use crate::{
 pub(super) struct Subscriber {
     pub(super) replica: Arc<Replica>,
     /// What reads the log, for as long as somebody subscribes.
-    _core: Arc<Core>,
-    connection: SourceWaker,
-    /// The body sleeps, and is to be woken.
-    armed: Armed,
-    /// How many topics there are.
-    topics: AtomicUsize,
-    /// The offset of the last id that was given, as the cursors have it.
-    given: AtomicU64,
+    pub(super) core: Arc<Core>,
+    /// What the topics have of it.
+    pub(super) waiter: Arc<Waiter>,
     /// Guards the cursors and what waits to be told.
     state: Mutex<Cursors>,
 }
@@ -55,11 +46,8 @@ impl Subscriber {
         let replica = Arc::clone(&core.replica);
         Self {
             replica,
-            _core: Arc::clone(core),
-            connection,
-            armed: Armed::new(),
-            topics: AtomicUsize::new(0),
-            given: AtomicU64::new(0),
+            core: Arc::clone(core),
+            waiter: Arc::new(Waiter::new(connection)),
             state: Mutex::new(Cursors::new(&core.replica)),
         }
     }
@@ -68,33 +56,16 @@ impl Subscriber {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The waker of the body, if it sleeps.
-    pub(super) fn take_waker(&self, now: Instant) -> Option<Waker> {
-        // Most of those that are awake are passed over without their lock.
-        if self.armed.take() {
-            self.connection.take(now)
-        } else {
-            None
-        }
-    }
-
-    /// Whether the place that the client has is so old that it should be given a new one.
-    pub(super) fn is_far_behind(&self) -> bool {
-        // Not the lock: this is asked under that of a topic's subscribers.
-        let given = self.given.load(Ordering::Acquire);
-        self.is_subscribed() && self.is_far(given, self.replica.visible())
-    }
-
     fn is_far(&self, given: u64, visible: u64) -> bool {
         visible.saturating_sub(given) > (self.replica.settings.window / 2) as u64
     }
 
     pub(super) fn close_reason(&self) -> CloseReason {
-        self.connection.close_reason()
+        self.waiter.close_reason()
     }
 
     pub(super) fn count(&self, cursors: &Cursors) {
-        self.topics.store(cursors.topics.len(), Ordering::Release);
+        self.waiter.set_topics(cursors.topics.len());
     }
 
     /// Writes what has to be told, then the events. Tells whether the subscriber may go on.
@@ -166,7 +137,7 @@ impl Subscriber {
         if gap.reason == GapReason::Lagged {
             self.replica.tally.lagged(gap.missed.unwrap_or(0));
         }
-        self.connection.trace_gap(gap.reason.as_str(), gap.missed);
+        self.waiter.trace_gap(gap.reason.as_str(), gap.missed);
     }
 
     /// Writes a `position` event when the client's place has fallen far behind. All entries up to
@@ -199,15 +170,15 @@ impl Source for Subscriber {
     fn pull(&self, batch: &mut Batch) {
         let mut cursors = self.lock();
         let goes_on = self.pull_into(&mut cursors, batch);
-        self.given.store(cursors.last_given, Ordering::Release);
+        self.waiter.set_given(cursors.last_given);
         drop(cursors);
         if !goes_on {
-            self.connection.close(CloseReason::SlowConsumer);
+            self.waiter.close(CloseReason::SlowConsumer);
         }
     }
 
     fn arm(&self) {
-        self.armed.arm();
+        self.waiter.arm();
     }
 
     fn welcome_id(&self) -> Option<String> {
@@ -219,7 +190,7 @@ impl Source for Subscriber {
         }
         let place = cursors.place?;
         cursors.give(place.offset());
-        self.given.store(cursors.last_given, Ordering::Release);
+        self.waiter.set_given(cursors.last_given);
         Some(place.to_string())
     }
 
@@ -231,7 +202,7 @@ impl Source for Subscriber {
     }
 
     fn is_subscribed(&self) -> bool {
-        self.topics.load(Ordering::Acquire) > 0
+        self.waiter.has_topics()
     }
 
     fn visit(&self) -> Option<Instant> {
@@ -246,7 +217,7 @@ impl Source for Subscriber {
             if is_told && cursors.topics.iter().any(Cursor::has_lagged) {
                 cursors.is_live = false;
                 drop(cursors);
-                self.connection.close(CloseReason::SlowConsumer);
+                self.waiter.close(CloseReason::SlowConsumer);
                 return None;
             }
         }
@@ -259,9 +230,13 @@ impl Source for Subscriber {
         let mut cursors = self.lock();
         cursors.is_detached = true;
         cursors.undecided.clear();
+        let pending = cursors.pending_key.take();
         let topics = std::mem::take(&mut cursors.topics);
         self.count(&cursors);
         drop(cursors);
+        let left = pending.and_then(|key| self.core.pending().remove(key));
+        // Outside the lock of the list: this may be the last handle of a subscriber.
+        drop(left);
         for cursor in topics {
             cursor.leave(&self.replica);
         }

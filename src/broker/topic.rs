@@ -11,7 +11,7 @@ use std::{
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::subscriber::Subscriber;
+use super::waiter::Waiter;
 use crate::{
     backplane::TopicName,
     log::{Entry, Ring},
@@ -28,7 +28,7 @@ pub(super) struct Topic {
     end: AtomicU64,
     /// Guards the list of those who read. A connection's lock may be taken under it, never the
     /// other way round.
-    subscribers: Mutex<Slab<Arc<Subscriber>>>,
+    waiters: Mutex<Slab<Arc<Waiter>>>,
     /// How many there are.
     readers: AtomicUsize,
     /// It has been entered in the list of topics whose subscribers are to be woken.
@@ -41,7 +41,7 @@ impl Topic {
             name,
             ring: RwLock::default(),
             end: AtomicU64::new(0),
-            subscribers: Mutex::new(Slab::new()),
+            waiters: Mutex::new(Slab::new()),
             readers: AtomicUsize::new(0),
             is_dirty: AtomicBool::new(false),
         }
@@ -85,31 +85,29 @@ impl Topic {
 
     // ===== subscribers =====
 
-    fn lock(&self) -> MutexGuard<'_, Slab<Arc<Subscriber>>> {
-        self.subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Slab<Arc<Waiter>>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Called under the log's lock, so that the appender sees it or it sees the entry.
-    pub(super) fn add(&self, subscriber: &Arc<Subscriber>) -> usize {
-        let mut subscribers = self.lock();
-        let key = subscribers.insert(Arc::clone(subscriber));
-        self.readers.store(subscribers.len(), Ordering::Release);
+    pub(super) fn add(&self, waiter: &Arc<Waiter>) -> usize {
+        let mut waiters = self.lock();
+        let key = waiters.insert(Arc::clone(waiter));
+        self.readers.store(waiters.len(), Ordering::Release);
         key
     }
 
     /// Tells whether none is left.
     pub(super) fn remove(&self, key: usize) -> bool {
-        let mut subscribers = self.lock();
-        let removed = subscribers.try_remove(key);
-        let len = subscribers.len();
+        let mut waiters = self.lock();
+        let removed = waiters.try_remove(key);
+        let len = waiters.len();
         self.readers.store(len, Ordering::Release);
         // Now and then, since it takes a pass over the list.
-        if len < subscribers.capacity() / 4 && (len == 0 || len.is_power_of_two()) {
-            subscribers.shrink_to_fit();
+        if len < waiters.capacity() / 4 && (len == 0 || len.is_power_of_two()) {
+            waiters.shrink_to_fit();
         }
-        drop(subscribers);
+        drop(waiters);
         drop(removed);
         len == 0
     }
@@ -123,25 +121,25 @@ impl Topic {
         self.subscribers() > 0
     }
 
-    /// Collects the wakers of those who sleep, all or those alone who are far behind, some at a time,
-    /// from this key on. Gives the key to go on with.
+    /// Collects the wakers of connections that sleep, some at a time, from this key on: all of them,
+    /// or only those whose last id is older than an offset. Returns the key to continue with.
     pub(super) fn take_wakers(
         &self,
         from: usize,
-        all: bool,
+        behind: Option<u64>,
         wakers: &mut Vec<Waker>,
     ) -> Option<usize> {
         let now = Instant::now();
-        let subscribers = self.lock();
-        let end = (from + CHUNK).min(subscribers.capacity());
+        let waiters = self.lock();
+        let end = (from + CHUNK).min(waiters.capacity());
+        let is_meant = |waiter: &&Arc<Waiter>| behind.is_none_or(|offset| waiter.is_behind(offset));
         for key in from..end {
-            let subscriber = subscribers.get(key);
-            if let Some(subscriber) = subscriber.filter(|it| all || it.is_far_behind()) {
-                wakers.extend(subscriber.take_waker(now));
+            if let Some(waiter) = waiters.get(key).filter(is_meant) {
+                wakers.extend(waiter.take_waker(now));
             }
         }
         // Keys are reused from the lowest on, so that they stay close to the number of entries;
         // the highest is not known, hence the capacity.
-        (end < subscribers.capacity()).then_some(end)
+        (end < waiters.capacity()).then_some(end)
     }
 }

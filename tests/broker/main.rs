@@ -22,6 +22,7 @@ mod bodies {
     mod topics;
     mod traced;
     mod turns;
+    mod unreachable_log;
 }
 
 #[path = "."]
@@ -40,4 +41,5 @@ mod direct {
     mod topics;
     mod traced;
     mod turns;
+    mod unreachable_log;
 }
