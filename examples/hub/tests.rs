@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::{
     body::{Body, to_bytes},
     http::{Method, Request},
@@ -24,6 +26,9 @@ mod servers {
     pub mod redis;
     pub mod watched;
 }
+
+/// More than anything here takes, on a machine that is busy.
+const LIMIT: Duration = Duration::from_secs(60);
 
 type TestResult<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -69,7 +74,7 @@ async fn open(app: &Router, path: &str) -> TestResult<(EventReader, String)> {
     let request = Request::get(path).body(Body::empty())?;
     let response = test_util::open(app.clone(), request).await?;
     assert_eq!(response.status(), StatusCode::OK);
-    let mut events = response.into_body();
+    let mut events = response.into_body().time_limit(LIMIT);
     let welcome = events.event().await?;
     assert_eq!(welcome.event_type, "welcome");
     let data: Value = serde_json::from_str(&welcome.data)?;

@@ -57,7 +57,7 @@ async fn resumes(broker: &Broker) -> Outcome {
     resume.decided().await
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn log_reader_continues_after_its_budget_is_used() {
     // A channel of tokio gives so much at a time, and then lets other tasks run first.
     let broker = Broker::new(Full(|| {
@@ -70,7 +70,7 @@ async fn log_reader_continues_after_its_budget_is_used() {
     assert_eq!(resumes(&broker).await, Outcome::Exact);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn foreign_records_are_skipped_without_a_gap() {
     let broker = Broker::new(Full(|| {
         let reads = (1..=COUNT).map(|offset| match offset % 100 {
@@ -116,7 +116,7 @@ impl Backplane for Slow {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn client_ahead_of_starting_node_waits_for_catch_up() {
     let memory = Memory::new();
     let other = Broker::new(memory.clone());

@@ -11,7 +11,8 @@ use support::redis as redis_server;
 use nats_server::NatsServer;
 use redis_server::RedisServer;
 use rustix::process::{Pid, test_kill_process};
-use tokio::time::{Duration, sleep, timeout};
+use support::within;
+use tokio::time::{Duration, sleep};
 
 const BY_ITSELF: &str = "TOWER_SSE_SERVERS_LEFT_ALONE";
 
@@ -60,8 +61,7 @@ async fn killed_test_leaves_no_server_running() {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    let gone = timeout(Duration::from_secs(20), gone).await;
-    gone.expect("the servers end, and their files go");
+    within("the servers to end, and their files to go", gone).await;
 }
 
 fn pid(text: &str) -> Pid {

@@ -353,6 +353,6 @@ async fn adopted_stream_does_not_block_server_shutdown() {
         _ => None,
     });
     assert_eq!(last.as_deref(), Some("reconnect"));
-    let finished = tokio::time::timeout(Duration::from_secs(20), server).await;
+    let finished = tokio::time::timeout(support::LIMIT, server).await;
     finished.expect("the server finishes").unwrap().unwrap();
 }

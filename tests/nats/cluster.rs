@@ -5,14 +5,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use support::nats as nats_server;
 use support::nodes;
+use support::traffic;
 
 use nats_server::{NatsServer, free_port};
-use nodes::{Client, publish, try_publish, within};
+use nodes::{Client, LIMIT, publish, try_publish, within};
 use tokio::{
     sync::Mutex,
     time::{Instant, interval, sleep},
 };
-use tower_sse::{Broker, backplane::nats::JetStreamOptions};
+use tower_sse::backplane::nats::JetStreamOptions;
 
 struct Cluster {
     servers: Vec<NatsServer>,
@@ -49,7 +50,7 @@ impl Cluster {
     fn options(&self) -> JetStreamOptions {
         JetStreamOptions::new(self.urls())
             .replicas(3)
-            .append_timeout(Duration::from_secs(20))
+            .append_timeout(LIMIT)
     }
 
     /// Which server leads the stream.
@@ -65,8 +66,8 @@ impl Cluster {
 async fn killed_leader_causes_no_loss() {
     let mut cluster = Cluster::start().await;
     let nodes = [
-        Broker::new(cluster.options().connect().await.unwrap()),
-        Broker::new(cluster.options().connect().await.unwrap()),
+        traffic::node(cluster.options().connect().await.unwrap()),
+        traffic::node(cluster.options().connect().await.unwrap()),
     ];
     let mut clients = Vec::new();
     for node in &nodes {
@@ -128,7 +129,6 @@ async fn killed_leader_causes_no_loss() {
     for reading in reading {
         let (got, longest) = within("a client", reading).await.unwrap();
         println!("{} events, longest pause {longest:?}", got.len());
-        assert!(longest < Duration::from_secs(15), "{longest:?}");
         // Neither a gap, nor anything twice.
         let mut numbers: Vec<u64> = got.iter().map(|text| text.parse().unwrap()).collect();
         numbers.sort_unstable();

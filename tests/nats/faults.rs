@@ -2,19 +2,25 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use support::{
+    LIMIT,
     nats::NatsServer,
+    nodes::TOLD,
     topics::{Client, decided, publish, try_publish},
     until, within,
 };
 use tokio::{
     net::TcpListener,
+    sync::Semaphore,
     task::JoinSet,
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tower_sse::{
     Broker,
@@ -102,18 +108,22 @@ async fn client_resuming_during_an_outage_gets_missed_events() {
 /// What two nodes have acknowledged, by its offset.
 type Acknowledged = Arc<Mutex<BTreeMap<u64, String>>>;
 
-/// Publishes 5,000 events a second for a while, each again for as long as it is surely not sent.
-async fn load(broker: &Broker, time: Duration, acknowledged: &Acknowledged) {
+/// Publishes 5,000 events a second, or as many as a busy machine can publish, until it is over. Appends
+/// that were not sent are repeated.
+async fn load(broker: &Broker, is_over: &AtomicBool, acknowledged: &Acknowledged) {
     let mut publishing = JoinSet::new();
-    let mut tick = interval(Duration::from_millis(2));
-    let start = Instant::now();
+    let mut ticks = interval(Duration::from_millis(2));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let under_way = Arc::new(Semaphore::new(20_000));
     let mut number = 0;
-    while start.elapsed() < time {
-        tick.tick().await;
+    while !is_over.load(Ordering::SeqCst) {
+        ticks.tick().await;
         for _ in 0..10 {
             number += 1;
+            let permit = Arc::clone(&under_way).acquire_owned().await.unwrap();
             let (broker, acknowledged) = (broker.clone(), Arc::clone(acknowledged));
             publishing.spawn(async move {
+                let _permit = permit;
                 let text = number.to_string();
                 loop {
                     match try_publish(&broker, "a", &text).await {
@@ -145,7 +155,7 @@ async fn killed_server_under_load_causes_no_loss_or_duplicate() {
     let history = History::default().events(100_000).bytes(64 << 20);
     let node = Broker::builder().history(history);
     // A busy machine may take long to start the server.
-    let options = server.options().append_timeout(Duration::from_secs(20));
+    let options = server.options().append_timeout(LIMIT);
     let nodes = [
         node.clone().build(options.clone().connect().await.unwrap()),
         node.build(options.connect().await.unwrap()),
@@ -156,8 +166,10 @@ async fn killed_server_under_load_causes_no_loss_or_duplicate() {
         clients.push(Client::subscribe(node, "a").await);
     }
     let (publisher, noted) = (nodes[0].clone(), Arc::clone(&acknowledged));
+    let is_over = Arc::<AtomicBool>::default();
+    let over = Arc::clone(&is_over);
     let loading = tokio::spawn(async move {
-        load(&publisher, Duration::from_secs(4), &noted).await;
+        load(&publisher, &over, &noted).await;
         publish(&publisher, "a", "end").await;
     });
     let restarted = Arc::new(Mutex::new(None));
@@ -181,14 +193,18 @@ async fn killed_server_under_load_causes_no_loss_or_duplicate() {
         })
         .collect();
 
-    until("some thousand events", || {
-        acknowledged.lock().unwrap().len() > 4000
-    })
-    .await;
+    let has_acknowledged = async |more: usize| {
+        let count = || acknowledged.lock().unwrap().len();
+        let wanted = count() + more;
+        until("acknowledgements", || count() >= wanted).await;
+    };
+    has_acknowledged(4000).await;
     server.kill();
     sleep(Duration::from_millis(1500)).await;
     server.restart().await;
     *restarted.lock().unwrap() = Some(Instant::now());
+    has_acknowledged(4000).await;
+    is_over.store(true, Ordering::SeqCst);
 
     within("the publisher", loading).await.unwrap();
     let acknowledged: Vec<_> = acknowledged.lock().unwrap().clone().into_iter().collect();
@@ -198,17 +214,18 @@ async fn killed_server_under_load_causes_no_loss_or_duplicate() {
             let only = these.iter().filter(|it| !those.contains(it));
             only.take(20).cloned().collect()
         };
-        let (more, less) = (only(&got, &acknowledged), only(&acknowledged, &got));
         assert!(
             got == acknowledged,
-            "got alone: {more:?}, acknowledged alone: {less:?}"
+            "got alone: {:?}, acknowledged alone: {:?}",
+            only(&got, &acknowledged),
+            only(&acknowledged, &got)
         );
         let first_after = first_after.unwrap();
         println!(
             "{} events, went on {first_after:?} after the restart",
             got.len()
         );
-        assert!(first_after < Duration::from_secs(3), "{first_after:?}");
+        assert!(first_after < TOLD, "{first_after:?}");
     }
 }
 
@@ -234,7 +251,10 @@ async fn frozen_server_only_times_out_appends() {
         error.kind(),
         BrokerErrorKind::Append(AppendErrorKind::MaybeSent)
     );
-    assert!(start.elapsed() < 2 * limit, "{:?}", start.elapsed());
+    // The default timeout is five seconds.
+    let time = start.elapsed();
+    println!("timed out after {time:?}");
+    assert!((limit..5 * limit).contains(&time), "{time:?}");
     // Long enough for the connection to be given up.
     let until = start + Duration::from_secs(10);
     while Instant::now() < until {
@@ -251,15 +271,18 @@ async fn frozen_server_only_times_out_appends() {
         }
     };
     within("an append", published).await;
-    // What was maybe sent may have come, once.
-    let next = client.next().await;
-    if next == "2" {
-        assert_eq!(client.next().await, "3");
-    } else {
-        assert_eq!(next, "3");
-    }
     publish(&broker, "a", "4").await;
-    assert_eq!(client.next().await, "4");
+    // What was maybe sent may be delivered, once. The third event may have been stored by several tries
+    // if the answers came too late.
+    let mut next = client.next().await;
+    if next == "2" {
+        next = client.next().await;
+    }
+    assert_eq!(next, "3");
+    while next == "3" {
+        next = client.next().await;
+    }
+    assert_eq!(next, "4");
 }
 
 #[tokio::test]
@@ -274,7 +297,7 @@ async fn node_uses_one_connection_and_one_consumer() {
         let topic = format!("topic {}", number % 50);
         clients.push(Client::subscribe(&nodes[number % 2], &topic).await);
     }
-    assert_eq!(server.clients_and_consumers().await, (2, 2));
+    server.has_clients_and_consumers((2, 2)).await;
     publish(&nodes[0], "topic 7", "1").await;
     for client in clients.iter_mut().skip(7).step_by(50) {
         assert_eq!(client.next().await, "1");
@@ -299,8 +322,9 @@ async fn dropped_handle_stops_reconnecting() {
         .unwrap();
     drop(log);
     let listener = TcpListener::bind(address).await.unwrap();
-    // A try that was on its way may come; then none, where there was one a second.
-    let _ = timeout(Duration::from_millis(1100), listener.accept()).await;
-    let tried = timeout(Duration::from_millis(2500), listener.accept()).await;
-    assert!(tried.is_err(), "{tried:?}");
+    // A try that is under way may still arrive. Then there are none, where there was one each half
+    // second.
+    let silence = Duration::from_secs(3);
+    let silent = async { while timeout(silence, listener.accept()).await.is_ok() {} };
+    within("the last try", silent).await;
 }

@@ -6,13 +6,10 @@ use support::authority;
 use authority::Certified;
 use support::{
     nats::{NatsServer, free_port},
-    topics::{Client, publish, try_publish},
+    nodes::publish_at_last,
+    topics::{Client, is_not_sent_because, publish},
 };
-use tower_sse::{
-    Broker,
-    backplane::{AppendErrorKind, nats::JetStreamOptions},
-    broker::BrokerErrorKind,
-};
+use tower_sse::{Broker, backplane::nats::JetStreamOptions};
 
 /// A server with more in its configuration.
 async fn server_with(more: String) -> NatsServer {
@@ -45,15 +42,11 @@ async fn are_one(options: JetStreamOptions) {
     assert_eq!(client.next().await, "1");
 }
 
-/// Why nothing can be published.
-async fn why_not(options: JetStreamOptions) -> String {
+/// Nothing can be published with these options, and the cause says this.
+async fn is_refused(options: JetStreamOptions, why: &str) {
     let log = options.connect().await.unwrap();
-    let broker = Broker::new(log.clone());
-    let error = try_publish(&broker, "a", "never").await.unwrap_err();
-    let kind = BrokerErrorKind::Append(AppendErrorKind::NotSent);
-    assert_eq!(error.kind(), kind);
+    is_not_sent_because(&Broker::new(log.clone()), why).await;
     assert!(!log.is_connected());
-    error.source().unwrap().to_string()
 }
 
 #[tokio::test]
@@ -68,9 +61,7 @@ async fn nodes_share_a_log_over_tls_with_a_trusted_authority() {
     let broker = Broker::new(trusting.connect().await.unwrap());
     let mut client = Client::subscribe(&broker, "a").await;
     server.restart().await;
-    while try_publish(&broker, "a", "2").await.is_err() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    publish_at_last(&broker, "2").await;
     assert_eq!(client.next().await, "2");
 }
 
@@ -78,15 +69,20 @@ async fn nodes_share_a_log_over_tls_with_a_trusted_authority() {
 async fn untrusted_certificate_is_refused_with_its_cause() {
     let (server, _) = server_for("127.0.0.1", false).await;
     let other = Certified::new(server.folder(), "other");
-    let why = why_not(server.options().root_certificates(&other.authority)).await;
-    assert!(why.contains("invalid peer certificate"), "{why}");
+    is_refused(
+        server.options().root_certificates(&other.authority),
+        "invalid peer certificate",
+    )
+    .await;
     // The authorities of the system do not know it either.
-    let why = why_not(server.options()).await;
-    assert!(why.contains("invalid peer certificate"), "{why}");
+    is_refused(server.options(), "invalid peer certificate").await;
 
     let (server, certified) = server_for("elsewhere.example", false).await;
-    let why = why_not(server.options().root_certificates(&certified.authority)).await;
-    assert!(why.contains("not valid for name"), "{why}");
+    is_refused(
+        server.options().root_certificates(&certified.authority),
+        "not valid for name",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -94,24 +90,22 @@ async fn no_password_is_sent_to_a_server_without_tls() {
     let server = NatsServer::start().await;
     let certified = Certified::new(server.folder(), "127.0.0.1");
     let options = server.options().root_certificates(&certified.authority);
-    let why = why_not(options.user_and_password("me", "secret")).await;
-    assert!(why.contains("connection"), "{why}");
-    assert_eq!(server.clients_and_consumers().await, (0, 0));
+    is_refused(options.user_and_password("me", "secret"), "connection").await;
+    server.has_clients_and_consumers((0, 0)).await;
 }
 
 #[tokio::test]
 async fn client_certificate_is_sent_if_required() {
     let (server, certified) = server_for("127.0.0.1", true).await;
     let trusting = server.options().root_certificates(&certified.authority);
-    why_not(trusting.clone()).await;
+    is_refused(trusting.clone(), "connection").await;
     are_one(trusting.client_certificate(&certified.certificate, &certified.key)).await;
 }
 
 #[tokio::test]
 async fn token_nkey_and_credentials_file_authenticate() {
     let server = server_with("authorization { token: \"s3cr3t\" }".to_owned()).await;
-    let why = why_not(server.options().token("other")).await;
-    assert!(why.contains("authorization violation"), "{why}");
+    is_refused(server.options().token("other"), "authorization violation").await;
     are_one(server.options().token("s3cr3t")).await;
 
     // A key of the documentation of NATS.
@@ -121,10 +115,9 @@ async fn token_nkey_and_credentials_file_authenticate() {
     );
     let users = format!("authorization {{ users: [ {{ nkey: {public} }} ] }}");
     let server = server_with(users).await;
-    let why = why_not(server.options().token("other")).await;
-    assert!(why.contains("authorization violation"), "{why}");
+    is_refused(server.options().token("other"), "authorization violation").await;
     are_one(server.options().nkey(seed)).await;
-    why_not(server.options().nkey("SU-no-seed")).await;
+    is_refused(server.options().nkey("SU-no-seed"), "connection").await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use async_nats::jetstream::stream;
 use processor::is_at_rest;
 use support::{
     nats::{NatsServer, STREAM},
+    nodes::TOLD,
     topics::{Client, publish},
     within,
 };
@@ -17,9 +18,6 @@ use tower_sse::{
     backplane::nats::JetStreamOptions,
     broker::{Outcome, Position},
 };
-
-/// How soon clients have to be told.
-const SOON: Duration = Duration::from_secs(3);
 
 /// Two nodes, each with a client of topic `a` that has had `1` to `3`.
 struct Nodes {
@@ -60,7 +58,7 @@ impl Nodes {
     async fn are_told_and_go_on(mut self) -> Self {
         let start = Instant::now();
         for client in &mut self.clients {
-            let reason = timeout_at(start + SOON, client.gap()).await.expect("a gap");
+            let reason = timeout_at(start + TOLD, client.gap()).await.expect("a gap");
             println!("told: {reason}, after {:?}", start.elapsed());
         }
         // A stream may turn into another in more than one step, and with each of them what is
@@ -224,7 +222,7 @@ async fn forgotten_acknowledged_messages_are_a_gap() {
         publish_again(&other, text).await;
     }
     for client in &mut clients {
-        let told = timeout(SOON, client.gap()).await;
+        let told = timeout(TOLD, client.gap()).await;
         println!("told: {:?}", told.expect("a gap"));
     }
     for node in nodes.iter().chain([&other]) {

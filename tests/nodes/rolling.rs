@@ -17,8 +17,8 @@ use tower_sse::{
 use nats_server::NatsServer;
 use redis_server::RedisServer;
 
-/// How long the whole may take: generous, because machines are busy.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long each step may take: generous, because there are many clients, and machines are busy.
+const LIMIT: Duration = Duration::from_secs(120);
 
 const TOPICS: usize = 5;
 
@@ -129,7 +129,15 @@ async fn rolling_restart_on_redis_is_lossless_for_500_clients() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rolling_restart_on_jetstream_is_lossless_for_500_clients() {
     let server = NatsServer::start().await;
-    rolling_restart(async || Broker::new(server.log().await)).await;
+    let broker = async || {
+        // A node refuses appends until it is connected.
+        let log = server.log().await;
+        let mut connected = log.connected();
+        let connected = timeout(LIMIT, connected.wait_for(|it| *it)).await;
+        connected.expect("a connection").unwrap();
+        Broker::new(log)
+    };
+    rolling_restart(broker).await;
 }
 
 async fn on_redis(server: &RedisServer) -> Broker {
@@ -210,10 +218,20 @@ async fn many_subscribers_share_one_lasting_redis_connection() {
     all.expect("all clients have their places")
         .unwrap()
         .forget();
-    let list: String = server.query(&["CLIENT", "LIST"]).await;
-    let count = |name| list.lines().filter(|line| line.contains(name)).count();
-    assert_eq!(count("name=tower-sse-read "), 1, "{list}");
-    assert_eq!(count("name=tower-sse-append "), 1, "{list}");
+    let until = Instant::now() + LIMIT;
+    loop {
+        let list: String = server.query(&["CLIENT", "LIST"]).await;
+        let count = |name| list.lines().filter(|line| line.contains(name)).count();
+        if [
+            count("name=tower-sse-read "),
+            count("name=tower-sse-append "),
+        ] == [1, 1]
+        {
+            break;
+        }
+        assert!(Instant::now() < until, "{list}");
+        sleep(Duration::from_millis(20)).await;
+    }
 
     let made = async || {
         let stats: String = server.query(&["INFO", "stats"]).await;
@@ -222,9 +240,17 @@ async fn many_subscribers_share_one_lasting_redis_connection() {
             .find_map(|line| line.strip_prefix("total_connections_received:"));
         line.unwrap().parse::<u64>().unwrap()
     };
-    let before = made().await;
-    sleep(Duration::from_secs(4)).await;
-    assert_eq!(made().await, before + 1, "but the one that asks");
+    // One may break on a busy machine, but not again and again.
+    let mut lasts = false;
+    for _ in 0..5 {
+        let before = made().await;
+        sleep(Duration::from_secs(4)).await;
+        lasts = made().await == before + 1; // but the one that asks
+        if lasts {
+            break;
+        }
+    }
+    assert!(lasts, "a connection is made every few seconds");
 
     node.broker
         .publish("a", Event::message("end"))

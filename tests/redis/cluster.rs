@@ -14,11 +14,16 @@ use tower_sse::{
     broker::{BrokerErrorKind, Outcome},
 };
 
-use nodes::{Client, publish, publish_at_last, try_publish};
+use nodes::{Client, LIMIT, publish, publish_at_last, try_publish, within};
 use redis_server::{RedisServer, free_port};
-use traffic::{LOG, Traffic, connections, is_left_alone, says};
+use tokio::time::sleep;
+use traffic::{LOG, Traffic, has_connections, is_left_alone, says};
 
 const STATE: &str = "{tower-sse}:state";
+
+/// How soon nodes have to follow a moved slot or a demoted primary. An idle machine needs less than
+/// three seconds; a busy one has five times as long.
+const FOLLOWED: Duration = Duration::from_secs(15);
 
 /// Three primaries, each with a third of the slots, and a replica of the one that has the log's.
 struct Cluster {
@@ -28,14 +33,25 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// A cluster that replaces no server by itself. On a busy machine each may be silent for seconds.
     async fn start() -> Self {
+        Self::with_node_timeout("20000").await
+    }
+
+    /// A cluster that replaces a failed server after some seconds.
+    async fn failing_over() -> Self {
+        Self::with_node_timeout("4000").await
+    }
+
+    async fn with_node_timeout(milliseconds: &str) -> Self {
         let mut servers = Vec::new();
         let mut buses = Vec::new();
         for _ in 0..4 {
             let bus = free_port().to_string();
             #[rustfmt::skip]
             let options = [
-                "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus,
+                "--cluster-enabled", "yes", "--cluster-port", &bus,
+                "--cluster-node-timeout", milliseconds,
                 "--save", "", "--appendonly", "yes", "--appendfsync", "no",
                 "--repl-diskless-sync-delay", "0",
             ];
@@ -105,11 +121,32 @@ impl Cluster {
     }
 
     async fn node(&self) -> Broker {
-        Broker::new(self.options().connect().await.unwrap())
+        traffic::node(self.options().connect().await.unwrap())
     }
 
     async fn nodes(&self) -> [Broker; 2] {
         [self.node().await, self.node().await]
+    }
+
+    /// Promotes the replica. It gives up after five seconds if the machine is too busy, so the command
+    /// is repeated.
+    async fn fail_over(&self) {
+        within("the replica to take over", async {
+            loop {
+                let _ = self
+                    .replica()
+                    .try_query::<()>(&["CLUSTER", "FAILOVER"])
+                    .await;
+                for _ in 0..100 {
+                    let role = self.replica().query::<redis::Value>(&["ROLE"]).await;
+                    if format!("{role:?}").contains("master") {
+                        return;
+                    }
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        })
+        .await;
     }
 
     /// Moves the slot, with its keys, to another primary; the keys first, as far as asked.
@@ -149,9 +186,9 @@ async fn slot_owner_is_found_through_any_server() {
     assert_eq!(last, client.id());
     assert_eq!(cluster.owner().query::<u64>(&["XLEN", LOG]).await, 3);
     // An append and a read for each, and nothing is left of asking.
-    assert_eq!(connections(cluster.owner()).await, 4);
+    has_connections(cluster.owner(), 4).await;
     for other in [cluster.other(), cluster.replica()] {
-        assert_eq!(connections(other).await, 0);
+        is_left_alone(other).await;
     }
     // Also by the replica alone, and by one that is not there and one that is.
     let away = format!("redis://127.0.0.1:{}", free_port());
@@ -200,7 +237,7 @@ async fn slot_moved_under_load_is_followed_without_a_gap() {
     cluster.move_slot(async || {}).await;
     let time = traffic.goes_on().await;
     println!("went on {time:?} after the move");
-    assert!(time < Duration::from_secs(3), "{time:?}");
+    assert!(time < FOLLOWED, "{time:?}");
     is_left_alone(cluster.owner()).await;
     let gaps = traffic.end(cluster.other()).await;
     assert_eq!(gaps, 0);
@@ -213,21 +250,35 @@ async fn migrating_slot_delays_appends_without_a_new_log() {
     let mut client = Client::join_now(&there, "a").await;
     publish(&here, "1").await;
     assert_eq!(client.next().await, "1");
-    let short = cluster.options().append_timeout(Duration::from_millis(500));
+    let short = cluster.options().append_timeout(Duration::from_secs(1));
     let hasty = Broker::new(short.connect().await.unwrap());
-    publish(&hasty, "hasty").await;
-    assert_eq!(client.next().await, "hasty");
-    let publisher = here.clone();
+    publish_at_last(&hasty, "hasty").await;
+    publish(&here, "before").await;
+    client.reaches("before").await;
+    let patient = cluster.options().append_timeout(LIMIT);
+    let patient = Broker::new(patient.connect().await.unwrap());
+    publish(&patient, "patient").await;
+    client.reaches("patient").await;
     let mut waiting = None;
     cluster
         .move_slot(async || {
-            waiting = Some(tokio::spawn(async move { publish(&publisher, "2").await }));
+            waiting = Some(tokio::spawn(async move { publish(&patient, "2").await }));
             let time = Duration::from_secs(2);
             client.hears_nothing_but_heartbeats(time).await;
-            // The servers have answered all along that they have not taken it.
-            let error = try_publish(&hasty, "never").await.unwrap_err();
-            let kind = BrokerErrorKind::Append(AppendErrorKind::NotSent);
-            assert_eq!(error.kind(), kind, "{error:?}");
+            // The servers have answered all along that they have not stored it. If the time limit ends
+            // before the last of these answers, the outcome is not known.
+            let not_sent = BrokerErrorKind::Append(AppendErrorKind::NotSent);
+            let maybe_sent = BrokerErrorKind::Append(AppendErrorKind::MaybeSent);
+            within("a try that was answered", async {
+                loop {
+                    let error = try_publish(&hasty, "never").await.unwrap_err();
+                    if error.kind() == not_sent {
+                        return;
+                    }
+                    assert_eq!(error.kind(), maybe_sent, "{error:?}");
+                }
+            })
+            .await;
         })
         .await;
     waiting.unwrap().await.unwrap();
@@ -240,11 +291,10 @@ async fn migrating_slot_delays_appends_without_a_new_log() {
 async fn planned_failover_is_followed_without_a_gap() {
     let cluster = Cluster::start().await;
     let traffic = Traffic::start(cluster.nodes().await).await;
-    let () = cluster.replica().query(&["CLUSTER", "FAILOVER"]).await;
-    says(cluster.replica(), &["ROLE"], "master").await;
+    cluster.fail_over().await;
     let time = traffic.goes_on().await;
     println!("went on {time:?} after the change");
-    assert!(time < Duration::from_secs(5), "{time:?}");
+    assert!(time < FOLLOWED, "{time:?}");
     is_left_alone(cluster.owner()).await;
     let gaps = traffic.end(cluster.replica()).await;
     assert_eq!(gaps, 0);
@@ -252,7 +302,7 @@ async fn planned_failover_is_followed_without_a_gap() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_primary_is_replaced_by_its_replica() {
-    let mut cluster = Cluster::start().await;
+    let mut cluster = Cluster::failing_over().await;
     let traffic = Traffic::start(cluster.nodes().await).await;
     let owner = cluster.owner;
     cluster.servers[owner].kill();
@@ -261,14 +311,14 @@ async fn killed_primary_is_replaced_by_its_replica() {
     cluster.servers[owner].restart().await;
     says(cluster.owner(), &["ROLE"], "slave").await;
     traffic.goes_on().await;
-    assert_eq!(connections(cluster.owner()).await, 0);
+    is_left_alone(cluster.owner()).await;
     traffic.end(cluster.replica()).await;
 }
 
 #[tokio::test]
 async fn frozen_primary_is_replaced() {
-    let cluster = Cluster::start().await;
-    let options = cluster.options().append_timeout(Duration::from_secs(20));
+    let cluster = Cluster::failing_over().await;
+    let options = cluster.options().append_timeout(LIMIT);
     let [here, there] = [
         Broker::new(options.clone().connect().await.unwrap()),
         Broker::new(options.connect().await.unwrap()),

@@ -4,14 +4,23 @@
 use std::{
     collections::BTreeSet,
     error::Error,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use support::nodes;
 use support::proxy;
 use support::redis as redis_server;
+use support::traffic;
+use support::until;
 
-use tokio::time::{Instant, interval, sleep};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
 use tower_sse::{
     Broker,
     backplane::{
@@ -51,12 +60,14 @@ fn kind(result: Result<tower_sse::broker::Position, tower_sse::BrokerError>) -> 
 #[tokio::test]
 async fn broker_starts_before_its_server() {
     let mut server = RedisServer::prepare(&[]);
-    let (broker, log) = node(&server).await;
+    let options = RedisOptions::new(server.url()).append_timeout(2 * LIMIT);
+    let log = options.connect().await.unwrap();
+    let broker = Broker::new(log.clone());
     let mut client = Client::join(&broker, "a", None).await;
     assert_eq!(client.outcome, Outcome::Pending);
-    let start = Instant::now();
-    let error = try_publish(&broker, "never").await.unwrap_err();
-    assert!(start.elapsed() < TOLD, "{:?}", start.elapsed());
+    // It fails at once, long before the append timeout.
+    let error = within("the error", try_publish(&broker, "never")).await;
+    let error = error.unwrap_err();
     assert_eq!(
         error.kind(),
         BrokerErrorKind::Append(AppendErrorKind::NotSent)
@@ -71,7 +82,9 @@ async fn broker_starts_before_its_server() {
     server.restart().await;
     let start = Instant::now();
     assert_eq!(client.next().await, "position:{}");
-    assert!(start.elapsed() < TOLD, "{:?}", start.elapsed());
+    let time = start.elapsed();
+    println!("connected after {time:?}");
+    assert!(time < TOLD, "{time:?}");
     is_connected(&log, true).await;
     publish(&broker, "1").await;
     assert_eq!(client.next().await, "1");
@@ -80,8 +93,8 @@ async fn broker_starts_before_its_server() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_server_under_load_causes_no_loss_or_duplicate() {
     let mut server = RedisServer::start_persistent().await;
-    let (here, _) = node(&server).await;
-    let (there, _) = node(&server).await;
+    let log = async || RedisStreams::connect(server.url()).await.unwrap();
+    let (here, there) = (traffic::node(log().await), traffic::node(log().await));
     let mut clients = Vec::new();
     for broker in [&here, &there] {
         let mut client = Client::join_now(broker, "a").await;
@@ -100,37 +113,53 @@ async fn killed_server_under_load_causes_no_loss_or_duplicate() {
     }
 
     let acknowledged: Arc<Mutex<BTreeSet<String>>> = Arc::default();
-    let publisher = here.clone();
-    let noted = Arc::clone(&acknowledged);
+    let is_over = Arc::<AtomicBool>::default();
+    let (publisher, noted, over) = (
+        here.clone(),
+        Arc::clone(&acknowledged),
+        Arc::clone(&is_over),
+    );
+    // 5,000 events a second, or as many as a busy machine can publish.
     let publishing = tokio::spawn(async move {
         let mut ticks = interval(Duration::from_millis(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let under_way = Arc::new(Semaphore::new(20_000));
+        let mut publishing = JoinSet::new();
         let mut number = 0;
-        for _ in 0..4000 {
+        while !over.load(Ordering::SeqCst) {
             ticks.tick().await;
             for _ in 0..5 {
                 number += 1;
+                let permit = Arc::clone(&under_way).acquire_owned().await.unwrap();
                 let (publisher, noted) = (publisher.clone(), Arc::clone(&noted));
-                tokio::spawn(async move {
+                publishing.spawn(async move {
+                    let _permit = permit;
                     let text = number.to_string();
                     if try_publish(&publisher, &text).await.is_ok() {
                         noted.lock().unwrap().insert(text);
                     }
                 });
             }
+            while publishing.try_join_next().is_some() {}
         }
+        publishing.join_all().await;
     });
-    sleep(Duration::from_millis(1000)).await;
+    let has_acknowledged = async |more: usize| {
+        let count = || acknowledged.lock().unwrap().len();
+        let wanted = count() + more;
+        until("acknowledgements", || count() >= wanted).await;
+    };
+    has_acknowledged(4000).await;
     server.kill();
     sleep(Duration::from_millis(1500)).await;
     server.restart().await;
     let restarted = Instant::now();
+    has_acknowledged(6000).await;
+    is_over.store(true, Ordering::SeqCst);
     within("the publisher", publishing).await.unwrap();
-    // What is still under way has its outcome by then.
-    sleep(Duration::from_secs(5)).await;
     nodes::publish_at_last(&here, "end").await;
 
     let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
-    assert!(acknowledged.len() > 10_000, "{}", acknowledged.len());
     for client in clients {
         let seen = within("the client", client).await.unwrap();
         let ids: Vec<_> = seen.iter().map(|(_, id, _)| id).collect();
@@ -147,7 +176,8 @@ async fn killed_server_under_load_causes_no_loss_or_duplicate() {
         assert!(missing.is_empty(), "{} are missing", missing.len());
         let first_after = seen.iter().find(|(time, ..)| *time > restarted);
         let pause = first_after.unwrap().0 - restarted;
-        assert!(pause < Duration::from_secs(3), "{pause:?}");
+        println!("went on {pause:?} after the restart");
+        assert!(pause < TOLD, "{pause:?}");
     }
 }
 
@@ -170,16 +200,18 @@ async fn frozen_server_times_out_publishing_then_recovers() {
         kind(try_publish(&broker, "maybe").await),
         AppendErrorKind::MaybeSent
     );
+    // The default timeout is five seconds.
     let first = start.elapsed();
-    assert!(first >= Duration::from_secs(1), "{first:?}");
-    assert!(first < Duration::from_secs(2), "{first:?}");
+    println!("timed out after {first:?}");
+    let limits = Duration::from_secs(1)..Duration::from_secs(5);
+    assert!(limits.contains(&first), "{first:?}");
     // This one comes to the connection that is being made anew, or waits for it.
-    let _ = kind(try_publish(&broker, "maybe too").await);
-    assert!(start.elapsed() < Duration::from_secs(4));
+    let second = within("the error", try_publish(&broker, "maybe too")).await;
+    let _ = kind(second);
     // Those who come meanwhile get what is known here.
     let mut back = Client::join(&broker, "a", Some(&client.id())).await;
     assert_eq!(back.outcome, Outcome::Exact);
-    let rest = FROZEN - start.elapsed();
+    let rest = FROZEN.saturating_sub(start.elapsed());
     tokio::join!(
         client.hears_nothing_but_heartbeats(rest),
         back.hears_nothing_but_heartbeats(rest)
@@ -213,11 +245,9 @@ async fn reading_node_soon_reports_a_frozen_server() {
     let start = Instant::now();
     is_connected(&log, false).await;
     // A wait of a second, and two more for its answer.
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
+    let time = start.elapsed();
+    println!("found after {time:?}");
+    assert!(time < TOLD, "{time:?}");
     // And it does not take it back.
     let mut connected = log.connected();
     let taken_back = tokio::time::timeout(Duration::from_secs(4), connected.wait_for(|it| *it));
@@ -231,7 +261,8 @@ async fn append_with_a_lost_reply_is_stored_once() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(Way::To(server.port())).await;
     let url = format!("redis://127.0.0.1:{}/", proxy.port());
-    let broker = Broker::new(RedisStreams::connect(url).await.unwrap());
+    let options = RedisOptions::new(url).append_timeout(LIMIT);
+    let broker = Broker::new(options.connect().await.unwrap());
     let (other, _) = node(&server).await;
     let mut client = Client::join_now(&other, "a").await;
     publish(&broker, "1").await;
@@ -316,5 +347,4 @@ async fn resume_during_an_outage_is_pending_then_resolved() {
     for mut client in [here, client] {
         client.reaches("3").await;
     }
-    let _ = LIMIT;
 }

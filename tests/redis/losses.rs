@@ -138,13 +138,14 @@ async fn key_replaced_by_a_string_is_a_gap_until_deleted() {
         let cause = cause.unwrap_or_default();
         assert!(cause.contains("WRONGTYPE"), "{cause}");
         // The nodes try again, and not too often; nobody is told twice.
-        let before = total(&server).await;
+        let (before, start) = (total(&server).await, Instant::now());
         let client = &mut scene.clients[0];
         client
             .hears_nothing_but_heartbeats(Duration::from_secs(3))
             .await;
         let commands = total(&server).await - before;
-        assert!(commands < 100, "{commands} commands in 3 s");
+        let time = start.elapsed();
+        assert!(commands < 33 * time.as_secs(), "{commands} in {time:?}");
         is_at_rest().await;
         let () = server.query(&["DEL", key]).await;
         scene.goes_on_after_a_gap().await;
@@ -160,6 +161,7 @@ async fn log_trimmed_past_a_disconnected_node_is_a_gap() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(Way::To(server.port())).await;
     let (here, cut_off) = (node(server.port()).await, node(proxy.port()).await);
+    let mut near = Client::join_now(&here, "a").await;
     let mut client = Client::join_now(&cut_off, "a").await;
     publish(&here, "1").await;
     assert_eq!(client.next().await, "1");
@@ -168,6 +170,7 @@ async fn log_trimmed_past_a_disconnected_node_is_a_gap() {
     for number in 2..300 {
         publish(&here, &number.to_string()).await;
     }
+    near.reaches("299").await;
     let () = server.query(&["XTRIM", LOG, "MAXLEN", "0"]).await;
     proxy.set(Way::To(server.port()));
     // Nothing more need come for the loss to be noticed.

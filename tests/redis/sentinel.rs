@@ -5,7 +5,6 @@ use support::nodes;
 use support::redis as redis_server;
 use support::traffic;
 
-use tokio::time::Instant;
 use tower_sse::{
     Broker,
     backplane::{
@@ -15,9 +14,9 @@ use tower_sse::{
     broker::BrokerErrorKind,
 };
 
-use nodes::{Client, publish, publish_at_last, try_publish};
+use nodes::{Client, LIMIT, publish, publish_at_last, try_publish, within};
 use redis_server::RedisServer;
-use traffic::{Traffic, connections, is_left_alone, says};
+use traffic::{Traffic, is_left_alone, says};
 
 const NAME: &str = "My_primary.1";
 
@@ -29,7 +28,17 @@ struct Watched {
 }
 
 impl Watched {
+    /// Sentinels that replace no primary by themselves. On a busy machine it may be silent for seconds.
     async fn start() -> Self {
+        Self::with_time(60_000).await
+    }
+
+    /// Sentinels that replace a failed primary after some seconds.
+    async fn failing_over() -> Self {
+        Self::with_time(3_000).await
+    }
+
+    async fn with_time(down_after: u32) -> Self {
         let [primary, replica] = [
             RedisServer::start_persistent().await,
             RedisServer::start_persistent().await,
@@ -43,7 +52,7 @@ impl Watched {
         says(&replica, &["INFO", "replication"], "master_link_status:up").await;
         let config = format!(
             "sentinel monitor {NAME} 127.0.0.1 {port} 2\n\
-             sentinel down-after-milliseconds {NAME} 1000\n\
+             sentinel down-after-milliseconds {NAME} {down_after}\n\
              sentinel failover-timeout {NAME} 10000\n"
         );
         let mut sentinels = Vec::new();
@@ -76,26 +85,25 @@ impl Watched {
     }
 
     async fn nodes(&self) -> [Broker; 2] {
-        [Broker::new(self.log().await), Broker::new(self.log().await)]
+        [
+            traffic::node(self.log().await),
+            traffic::node(self.log().await),
+        ]
     }
 }
 
-/// What becomes of a node's connection and of the sentinels' election, on a machine that is busy.
-const FAILED_OVER: Duration = Duration::from_secs(15);
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_primary_is_not_used_after_its_restart() {
-    let mut watched = Watched::start().await;
+    let mut watched = Watched::failing_over().await;
     let traffic = Traffic::start(watched.nodes().await).await;
     watched.primary.kill();
     let time = traffic.goes_on().await;
     println!("went on {time:?} after the kill");
-    assert!(time < FAILED_OVER, "{time:?}");
 
     watched.primary.restart().await;
     says(&watched.primary, &["ROLE"], "slave").await;
     traffic.goes_on().await;
-    assert_eq!(connections(&watched.primary).await, 0);
+    is_left_alone(&watched.primary).await;
     traffic.end(&watched.replica).await;
 }
 
@@ -108,7 +116,7 @@ async fn demoted_primary_is_no_longer_used() {
         .await;
     says(&watched.replica, &["ROLE"], "master").await;
     let time = traffic.goes_on().await;
-    assert!(time < FAILED_OVER, "{time:?}");
+    println!("went on {time:?} after the change");
     // Redis itself forgets what the old one has taken meanwhile.
     is_left_alone(&watched.primary).await;
     traffic.end(&watched.replica).await;
@@ -140,9 +148,9 @@ async fn old_primary_is_dropped_when_sentinels_name_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_primary_is_replaced() {
-    let watched = Watched::start().await;
+    let watched = Watched::failing_over().await;
     // Longer than the failover takes: what is under way is repeated elsewhere.
-    let options = watched.options().append_timeout(Duration::from_secs(20));
+    let options = watched.options().append_timeout(LIMIT);
     let nodes = [
         Broker::new(options.clone().connect().await.unwrap()),
         Broker::new(options.connect().await.unwrap()),
@@ -152,9 +160,7 @@ async fn frozen_primary_is_replaced() {
     assert_eq!(client.next().await, "1");
     says(&watched.replica, &["XLEN", traffic::LOG], "1").await;
     watched.primary.freeze();
-    let start = Instant::now();
     publish(&nodes[0], "2").await;
-    assert!(start.elapsed() < FAILED_OVER, "{:?}", start.elapsed());
     assert_eq!(client.next().await, "2");
 
     watched.primary.thaw();
@@ -171,19 +177,17 @@ async fn one_sentinel_suffices_and_errors_name_their_cause() {
     let mut watched = Watched::start().await;
     watched.sentinels[0].freeze();
     watched.sentinels[2].kill();
-    let start = Instant::now();
-    let broker = Broker::new(watched.log().await);
-    publish(&broker, "1").await;
-    assert!(
-        start.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        start.elapsed()
-    );
+    // The frozen sentinel is not waited for: that would take the connect timeout.
+    let time = 2 * LIMIT;
+    let options = watched.options().connect_timeout(time).append_timeout(time);
+    let broker = Broker::new(options.connect().await.unwrap());
+    within("an append", publish(&broker, "1")).await;
     let mut client = Client::join_now(&broker, "a").await;
     publish(&broker, "2").await;
     client.reaches("2").await;
 
     let why = async |options: RedisOptions| {
+        let options = options.connect_timeout(LIMIT).append_timeout(LIMIT);
         let broker = Broker::new(options.connect().await.unwrap());
         let error = try_publish(&broker, "never").await.unwrap_err();
         let kind = BrokerErrorKind::Append(AppendErrorKind::NotSent);

@@ -15,7 +15,7 @@ use tower_sse::{
 };
 
 use authority::Certified;
-use nodes::{Client, publish, try_publish};
+use nodes::{Client, LIMIT, publish, try_publish};
 use redis_server::{RedisServer, free_port};
 
 /// A server that speaks TLS too, at a port of its own, and asks for a certificate if it is to.
@@ -90,6 +90,8 @@ async fn two_nodes_share_a_log_over_tls() {
 
 #[tokio::test]
 async fn untrusted_certificate_is_refused_with_its_cause() {
+    // A handshake may take seconds on a busy machine.
+    let options = |port| options(port).connect_timeout(LIMIT).append_timeout(LIMIT);
     let (server, _, port) = server_for("127.0.0.1", false).await;
     let other = Certified::new(server.folder(), "other");
     let why = why_not(options(port).root_certificates(&other.authority)).await;
@@ -116,7 +118,7 @@ async fn no_command_is_sent_to_a_server_without_tls() {
     let new = after
         .iter()
         .filter(|it| !names(before.clone()).contains(it));
-    assert_eq!(new.collect::<Vec<_>>(), ["info"]);
+    assert_eq!(new.count(), 0, "{after:?}");
 }
 
 #[tokio::test]

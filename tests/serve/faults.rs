@@ -12,6 +12,7 @@ use std::{
 
 use socket2::SockRef;
 use support::{
+    LIMIT, SLACK,
     raw::{End, Raw},
     server::Server,
     streams::{GET, Streams},
@@ -30,9 +31,6 @@ use tower_sse::{
 /// How long a peer may take nothing, in these tests.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// What the server may need beyond it.
-const SLACK: Duration = Duration::from_secs(1);
-
 fn quiet() -> SseLayer {
     SseLayer::new("/events")
         .without_keep_alive()
@@ -41,9 +39,18 @@ fn quiet() -> SseLayer {
 
 /// A server with buffers as small as they get, and a stream on it.
 async fn small(layer: SseLayer, is_direct: bool) -> (Streams, Server, Raw, SseConnection) {
+    small_until(DEADLINE, layer, is_direct).await
+}
+
+/// The same, with this write deadline.
+async fn small_until(
+    deadline: Duration,
+    layer: SseLayer,
+    is_direct: bool,
+) -> (Streams, Server, Raw, SseConnection) {
     let mut streams = Streams::new(layer);
     let server = Server::ours_small(streams.router.clone(), move |serve| {
-        serve.direct(is_direct).write_deadline(Some(DEADLINE))
+        serve.direct(is_direct).write_deadline(Some(deadline))
     })
     .await;
     let mut client = Raw::connect_small(server.address).await;
@@ -59,14 +66,13 @@ fn big(size: usize) -> Event {
 #[tokio::test]
 async fn reset_in_the_middle_of_a_frame_is_detected_at_once() {
     for is_direct in [true, false] {
-        let (streams, _server, mut client, sse) = small(quiet(), is_direct).await;
+        // The deadline is far away.
+        let (streams, _server, mut client, sse) = small_until(2 * LIMIT, quiet(), is_direct).await;
         sse.send(big(1_000_000)).await.unwrap();
         client.take(1000).await;
-        let killed = Instant::now();
         client.reset();
         let reason = within("the end", sse.closed()).await;
         assert_eq!(reason, CloseReason::ClientGone);
-        assert!(killed.elapsed() < DEADLINE, "{:?}", killed.elapsed());
         streams.gone().await;
     }
 }
@@ -122,7 +128,7 @@ async fn stalled_client_is_closed_with_only_heartbeats_to_write() {
             .unwrap();
         let sse = streams.next().await;
 
-        let mut taken = Vec::new();
+        let mut taken = vec![(Instant::now(), 0)];
         let reason = within("the end", async {
             let mut looks = interval(Duration::from_millis(10));
             loop {
@@ -152,10 +158,13 @@ async fn stalled_client_is_closed_with_only_heartbeats_to_write() {
         assert_eq!(beats, "2\r\n:\n\r\n".repeat(count));
         // The deadline runs from when a heartbeat was taken from the stream that has not come.
         let came = 13 + 2 * count as u64;
-        let (stuck, _) = taken.iter().find(|(_, bytes)| *bytes > came).unwrap();
-        let took = end - *stuck;
-        let least = DEADLINE - Duration::from_millis(100);
-        assert!(took > least && took < DEADLINE + SLACK, "{took:?}");
+        // It was written between two observations, which may be far apart on a busy machine.
+        let stuck = taken.iter().position(|(_, bytes)| *bytes > came).unwrap();
+        let (most, least) = (end - taken[stuck - 1].0, end - taken[stuck].0);
+        assert!(
+            most >= DEADLINE && least < DEADLINE + SLACK,
+            "{least:?} to {most:?}"
+        );
         server.abort();
     }
 }
@@ -169,7 +178,7 @@ async fn gets_all_slowly(is_direct: bool) {
     let mut streams = Streams::new(quiet());
     let server = Server::ours_small(streams.router.clone(), move |serve| {
         // Longer than the kernel needs to see that there is room again: it waits for some KiB.
-        serve.direct(is_direct).write_deadline(Some(6 * DEADLINE))
+        serve.direct(is_direct).write_deadline(Some(8 * DEADLINE))
     })
     .await;
     let mut client = Raw::connect_small(server.address).await;
@@ -177,7 +186,7 @@ async fn gets_all_slowly(is_direct: bool) {
     assert_eq!(is_direct, streams.polls() == 1);
     sse.send(big(20_000)).await.unwrap();
     let mut seconds = interval(Duration::from_secs(1));
-    for _ in 0..12 {
+    for _ in 0..17 {
         seconds.tick().await;
         assert!(client.sip(1000).await && !sse.is_closed());
     }
@@ -195,7 +204,7 @@ async fn slow_client_behind_system_buffers_is_not_closed() {
 async fn is_not_given_up(is_direct: bool) {
     let mut streams = Streams::new(quiet());
     let server = Server::ours_with(streams.router.clone(), move |serve| {
-        serve.direct(is_direct).write_deadline(Some(2 * DEADLINE))
+        serve.direct(is_direct).write_deadline(Some(4 * DEADLINE))
     })
     .await;
     let mut client = Raw::connect_small(server.address).await;
@@ -204,7 +213,7 @@ async fn is_not_given_up(is_direct: bool) {
     sse.send(big(2_000_000)).await.unwrap();
     let start = Instant::now();
     let mut ticks = interval(Duration::from_millis(50));
-    while start.elapsed() < 6 * DEADLINE {
+    while start.elapsed() < 10 * DEADLINE {
         ticks.tick().await;
         assert!(client.sip(1000).await && !sse.is_closed());
     }
@@ -310,13 +319,13 @@ async fn vanish() {
         let server = tokio::spawn(served.into_future());
         let mut client = Raw::connect(address).await;
         let sse = streams.open(&mut client).await;
+        let before = Instant::now();
         set_network("down");
-        let down = Instant::now();
         let reason = within("the end", sse.closed()).await;
-        let took = down.elapsed();
+        let took = before.elapsed();
         assert_eq!(reason, CloseReason::ClientGone);
         // The system looks at its timeout when it sends again, at times that double.
-        assert!(took > DEADLINE && took < 3 * DEADLINE, "{took:?}");
+        assert!(took > DEADLINE && took < DEADLINE + SLACK, "{took:?}");
         streams.gone().await;
         set_network("up");
         server.abort();
@@ -352,7 +361,7 @@ async fn silent(user_timeout: Duration, write_deadline: Option<Duration>) {
         let took = sent.elapsed();
         assert_eq!(reason, CloseReason::ClientGone);
         // The system looks at its timeout when it asks again, at times that double.
-        assert!(took >= DEADLINE && took < 4 * DEADLINE, "{took:?}");
+        assert!(took >= DEADLINE && took < DEADLINE + SLACK, "{took:?}");
         streams.gone().await;
         server.abort();
     }

@@ -9,7 +9,7 @@ use http_body_util::Empty;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::{
-    LIMIT,
+    LIMIT, SLACK,
     client::Client,
     raw::{End, Raw},
     server::Server,
@@ -150,7 +150,8 @@ async fn http1_over_tls_is_direct_and_reuses_its_socket() {
 
 #[tokio::test]
 async fn hanging_handshake_times_out_without_delaying_others() {
-    let time = Duration::from_secs(1);
+    // Long enough for a handshake that is not delayed, also on a busy machine.
+    let time = Duration::from_secs(5);
     let mut streams = streams();
     let tls = Tls::new();
     let server = serve_tls(&streams, &tls, time).await;
@@ -167,7 +168,7 @@ async fn hanging_handshake_times_out_without_delaying_others() {
         assert!(matches!(end, Ok(0) | Err(_)));
     }
     let took = start.elapsed();
-    assert!(took >= time && took < 2 * time, "{took:?}");
+    assert!(took >= time && took < time + SLACK, "{took:?}");
     // Those that are served are not bounded by it.
     sse.send(Event::message("1")).await.unwrap();
     assert_eq!(client.event().await.unwrap().data, "1");

@@ -19,6 +19,7 @@ use http_body_util::Empty;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::{
+    SLACK,
     client::Client,
     given::{given, given_with},
     raw::Raw,
@@ -318,7 +319,8 @@ async fn stream_opened_during_shutdown_is_served() {
         let router = Router::new()
             .route("/events", any(handler))
             .layer(SseLayer::new("/events"));
-        let time = Duration::from_secs(1);
+        // Long enough for what the client does before it, also on a busy machine.
+        let time = Duration::from_secs(4);
         let mut server = Server::ours_with(router, |serve| {
             serve.direct(is_direct).shutdown_deadline(time)
         })
@@ -339,7 +341,7 @@ async fn stream_opened_during_shutdown_is_served() {
         assert_eq!(client.chunk().await, Err(support::raw::End::Cut));
         server.finished().await;
         let took = start.elapsed();
-        assert!(took >= time && took < 3 * time, "{took:?}");
+        assert!(took >= time && took < time + SLACK, "{took:?}");
         sse.closed().await;
     }
 }

@@ -53,8 +53,8 @@ async fn has_ended(streams: &mut Streams, client: &mut Raw, sse: &SseConnection,
 #[tokio::test]
 async fn heartbeats_are_sent_in_silence() {
     for is_direct in [true, false] {
-        let (streams, _server, mut client, sse) = open(quiet().keep_alive(SHORT), is_direct).await;
         let start = Instant::now();
+        let (streams, _server, mut client, sse) = open(quiet().keep_alive(SHORT), is_direct).await;
         for _ in 0..3 {
             assert_eq!(client.chunk().await.unwrap(), b":\n");
         }

@@ -153,11 +153,13 @@ async fn start(layer: SseLayer) -> (Streams, Server) {
 /// Events through a proxy, and the end of the stream.
 async fn come_at_once(proxy: &Proxy, streams: &mut Streams, is_direct: bool) {
     let took = come(proxy, streams, is_direct).await;
-    assert!(took < Duration::from_millis(2500), "50 events in {took:?}");
+    // A proxy that waits for more data delays each event, by 200 ms. On a busy machine some are late for
+    // other reasons, so the fastest quarter counts.
+    assert!(took[12] < Duration::from_millis(100), "{took:?}");
 }
 
-/// The same, however long each event takes: gives how long 50 have.
-async fn come(proxy: &Proxy, streams: &mut Streams, is_direct: bool) -> Duration {
+/// The same, without a time limit. Returns the times of 50 events, the shortest first.
+async fn come(proxy: &Proxy, streams: &mut Streams, is_direct: bool) -> Vec<Duration> {
     let polls = streams.polls();
     let mut client = Raw::request(proxy.address, &format!("{GET}last-event-id: 7-ü\r\n")).await;
     let sse = streams.next().await;
@@ -165,13 +167,15 @@ async fn come(proxy: &Proxy, streams: &mut Streams, is_direct: bool) -> Duration
     client.stream_head().await;
     assert_eq!(client.event().await.unwrap().data, "hello");
     assert_eq!(is_direct, streams.polls() == polls + 1);
-    let start = Instant::now();
+    let mut took = Vec::new();
     for number in 0..50 {
+        let start = Instant::now();
         // The next one is not sent before this one is there.
         sse.send(Event::message(number.to_string())).await.unwrap();
         assert_eq!(client.event().await.unwrap().data, number.to_string());
+        took.push(start.elapsed());
     }
-    let took = start.elapsed();
+    took.sort_unstable();
     sse.send(Event::message("x".repeat(3_000_000)))
         .await
         .unwrap();
@@ -238,7 +242,7 @@ async fn default_haproxy_forwards_events_after_a_short_delay() {
     let (mut streams, server) = start(beating()).await;
     let proxy = haproxy(server.address, "").await;
     let took = come(&proxy, &mut streams, true).await;
-    assert!(took < Duration::from_secs(15), "50 events in {took:?}");
+    assert!(took[12] < Duration::from_millis(500), "{took:?}");
     is_noticed(&proxy, &mut streams).await;
 }
 

@@ -5,6 +5,7 @@ use std::{future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
 use axum::routing::get;
 use http::{StatusCode, Version};
 use support::{
+    SLACK,
     client::Client,
     raw::{End, Raw},
     server::Server,
@@ -103,7 +104,8 @@ async fn shutdown_closes_idle_connections_and_completes_requests() {
 
 #[tokio::test]
 async fn undrained_streams_run_until_the_shutdown_deadline() {
-    let time = Duration::from_secs(1);
+    // Long enough for what the clients do before it, also on a busy machine.
+    let time = Duration::from_secs(4);
     for is_direct in [true, false] {
         let mut streams = streams();
         let mut server = Server::ours_with(streams.router.clone(), move |serve| {
@@ -128,7 +130,7 @@ async fn undrained_streams_run_until_the_shutdown_deadline() {
         assert_eq!(staying.chunk().await, Err(End::Cut));
         server.finished().await;
         let took = start.elapsed();
-        assert!(took >= time && took < 2 * time, "{took:?}");
+        assert!(took >= time && took < time + SLACK, "{took:?}");
         assert_eq!(stays.closed().await, CloseReason::ClientGone);
         streams.gone().await;
     }
@@ -155,7 +157,7 @@ async fn stalled_client_delays_shutdown_only_to_its_deadline() {
         server.begin_stop();
         server.finished().await;
         let took = start.elapsed();
-        assert!(took >= time && took < 2 * time, "{took:?}");
+        assert!(took >= time && took < time + SLACK, "{took:?}");
         streams.gone().await;
         assert_eq!(client.chunk().await, Err(End::Cut));
     }

@@ -175,9 +175,7 @@ async fn reqwest_eventsource_disconnect_is_detected() {
     assert_eq!(connections.len(), 1);
     drop(source);
     let gone = until("it to be noticed", || connections.is_empty());
-    timeout(NOTICED, gone)
-        .await
-        .expect("noticed within a second");
+    timeout(NOTICED, gone).await.expect("noticed in time");
 }
 
 // ===== eventsource-client =====
@@ -254,9 +252,7 @@ async fn eventsource_client_disconnect_is_detected() {
     assert_eq!(connections.len(), 1);
     drop(client);
     let gone = until("it to be noticed", || connections.is_empty());
-    timeout(NOTICED, gone)
-        .await
-        .expect("noticed within a second");
+    timeout(NOTICED, gone).await.expect("noticed in time");
 }
 
 // ===== curl =====
@@ -332,11 +328,19 @@ async fn curl_detects_an_aborted_stream() {
     let (server, _) = serve(&connections).await;
     // 18: a partial file; 92: an error of the HTTP/2 stream.
     for (version, code) in CURL_VERSIONS.into_iter().zip([18, 92]) {
-        let output = run(curl(&server, "/broken", &[version])).await;
-        assert_eq!(output.status.code(), Some(code), "{version}");
         // Over HTTP/2 it drops what it reads together with the reset: the stream waits a little
-        // before that, for clients of this kind.
-        assert_eq!(printed(&output).0, counted(1..=1), "{version}");
+        // before that, for clients of this kind. On a busy machine curl may read later still.
+        let tries = if code == 18 { 1 } else { 20 };
+        let mut events = Vec::new();
+        for _ in 0..tries {
+            let output = run(curl(&server, "/broken", &[version])).await;
+            assert_eq!(output.status.code(), Some(code), "{version}");
+            events = printed(&output).0;
+            if !events.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(events, counted(1..=1), "{version}");
     }
 }
 
@@ -360,9 +364,7 @@ async fn curl_prints_events_at_once_and_its_kill_is_detected() {
         assert_eq!(connections.len(), 1);
         child.kill().await.unwrap();
         let gone = until("it to be noticed", || connections.is_empty());
-        timeout(NOTICED, gone)
-            .await
-            .expect("noticed within a second");
+        timeout(NOTICED, gone).await.expect("noticed in time");
     }
 }
 

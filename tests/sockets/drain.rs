@@ -5,6 +5,7 @@ use axum::{Router, extract::State, routing::get};
 use http::{Version, header};
 use std::time::Duration;
 use support::{
+    LIMIT, SLACK,
     client::Client,
     raw::{End, Raw},
     server::{Hyper, Server},
@@ -76,12 +77,12 @@ async fn shut_down(mut server: Server, connections: &Connections, version: Versi
 
     let began = Instant::now();
     server.begin_stop();
-    let drained = connections.drain().over(OVER).deadline(2 * OVER).await;
+    let drained = connections.drain().over(OVER).deadline(LIMIT).await;
     assert_eq!((drained.ended, drained.cut), (count, 0));
     server.finished().await;
     let time = began.elapsed();
-    // Two seconds more, because machines are busy.
-    assert!(time < OVER + Duration::from_secs(2), "{time:?}");
+    println!("{count} streams in {time:?}");
+    assert!(time < OVER + SLACK, "{time:?}");
     assert!(connections.is_empty());
     let stats = connections.stats();
     assert_eq!(stats.closed(CloseReason::Drained), count as u64);
@@ -144,7 +145,7 @@ async fn unfinished_handler_is_aborted_visibly_to_its_client() {
 
     server.begin_stop();
     let drain = connections.drain().over(Duration::ZERO);
-    let drained = drain.deadline(Duration::from_millis(300)).await;
+    let drained = drain.deadline(Duration::from_secs(2)).await;
     assert_eq!((drained.ended, drained.cut), (0, 2));
     assert_eq!(first.event().await.unwrap().event_type, "welcome");
     assert_eq!(first.event().await.unwrap().event_type, "reconnect");

@@ -94,9 +94,7 @@ async fn is_gone(flood: &Flood, connections: &Connections) {
     let gone = until("the handler to be dropped", || {
         flood.is_dropped.load(Ordering::SeqCst) && connections.is_empty()
     });
-    timeout(NOTICED, gone)
-        .await
-        .expect("noticed within a second");
+    timeout(NOTICED, gone).await.expect("noticed in time");
 }
 
 #[tokio::test]
@@ -232,7 +230,9 @@ async fn failure_aborts_http_1_after_the_sent_events() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// The stream waits for 50 ms before its reset, in which the connection's task writes the events. With
+/// one thread that task has its turn in this time, however busy the machine is.
+#[tokio::test]
 async fn failure_resets_its_http_2_stream_after_the_sent_events() {
     for (name, failure) in FAILURES {
         let (layer, mut reasons) = layer();

@@ -33,7 +33,7 @@ pub struct NatsServer {
 }
 
 /// How long a server may take to start: generous, because machines are busy.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 const MISSING: &str = "nats-server cannot be started: install it, `apt-get install nats-server`";
 
@@ -175,6 +175,19 @@ impl NatsServer {
     /// The number of its process.
     pub fn id(&self) -> u32 {
         self.process.as_ref().unwrap().id()
+    }
+
+    /// Waits until the server has this number of clients and of consumers.
+    pub async fn has_clients_and_consumers(&self, wanted: (u64, u64)) {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let found = self.clients_and_consumers().await;
+            if found == wanted {
+                return;
+            }
+            assert!(Instant::now() < until, "{found:?}, not {wanted:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// How many clients are connected, and how many consumers there are.

@@ -1,10 +1,10 @@
 //! Nodes and clients, in one process: brokers on a log of their own each, and streams that are read
 //! as a client would.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use http::Request;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tower_sse::{
     Broker, BrokerError, Event, SseConnection, SseLayer,
     broker::{Outcome, Position},
@@ -12,11 +12,12 @@ use tower_sse::{
     test_util::{EventReader, connection_of},
 };
 
-/// How long a test waits for what should take milliseconds: generous, because machines are busy.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub use super::{LIMIT, within};
 
-/// How soon clients have to be told of a loss.
-pub const TOLD: Duration = Duration::from_secs(3);
+/// How soon a loss has to be announced to clients. The promise is about two seconds; a busy machine
+/// has several times as long. Nothing is published meanwhile, so a loss that only the next record
+/// reveals is not announced at all.
+pub const TOLD: Duration = Duration::from_secs(15);
 
 /// A client with its stream, which subscribes to one topic.
 pub struct Client {
@@ -117,18 +118,17 @@ impl Client {
         while self.next().await != message {}
     }
 
-    /// Whether nothing but heartbeats comes for this long; at least one of them.
+    /// Checks that nothing but heartbeats is received for this long, up to the first one after it.
     pub async fn hears_nothing_but_heartbeats(&mut self, time: Duration) {
         let until = Instant::now() + time;
-        let mut heartbeats = 0;
-        while let Some(rest) = until.checked_duration_since(Instant::now()) {
-            match timeout(rest, self.events.decoded()).await {
-                Ok(Ok(Decoded::Comment(text))) if text.is_empty() => heartbeats += 1,
-                Ok(other) => panic!("{other:?} where only heartbeats were to come"),
-                Err(_) => break,
+        let mut is_over = false;
+        while !is_over {
+            is_over = Instant::now() >= until;
+            match self.events.decoded().await {
+                Ok(Decoded::Comment(text)) if text.is_empty() => {}
+                other => panic!("{other:?} where only heartbeats were to come"),
             }
         }
-        assert!(heartbeats > 0, "no heartbeat in {time:?}");
     }
 }
 
@@ -149,12 +149,4 @@ pub async fn publish_at_last(broker: &Broker, text: &str) {
         }
     })
     .await;
-}
-
-/// Waits for a future, and fails the test if it takes longer than the limit.
-pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match timeout(LIMIT, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited {LIMIT:?} for {what}"),
-    }
 }

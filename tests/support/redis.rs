@@ -15,7 +15,7 @@ pub use super::ports::free_port;
 use super::watched::Watched;
 
 /// How long a server may take to start, on a machine that is busy.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 const MISSING: &str = "these tests need redis-server (7.0 or later), which was not found: \
                        apt-get install redis-server, or see https://redis.io/docs/latest/get-started/";
@@ -107,11 +107,15 @@ impl RedisServer {
                 .stderr(Stdio::null());
             let process = Watched::spawn(&mut command, &self.folder);
             self.process = Some(process.unwrap_or_else(|error| panic!("{MISSING} ({error})")));
-            // It ends at once if somebody has taken the port meanwhile.
+            // It ends at once if another process has taken the port meanwhile, which may be a server too.
+            let own = format!("process_id:{}\r\n", self.id());
             while !self.has_ended() {
                 if let Ok(answer) = self.try_query::<String>(&["PING"]).await {
                     assert_eq!(answer, "PONG");
-                    return;
+                    let info = self.try_query::<String>(&["INFO", "server"]).await;
+                    if info.is_ok_and(|info| info.contains(&own)) {
+                        return;
+                    }
                 }
                 assert!(Instant::now() < until, "{}", self.output());
                 sleep(Duration::from_millis(5)).await;

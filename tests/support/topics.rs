@@ -1,11 +1,13 @@
 //! Clients of a broker that need no socket.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use http::Request;
+use tokio::time::{Instant, sleep};
 use tower_sse::{
     Broker, BrokerError, Event, SseConnection, SseLayer,
-    broker::{Outcome, Position, Resume},
+    backplane::AppendErrorKind,
+    broker::{BrokerErrorKind, Outcome, Position, Resume},
     test_util::{EventReader, connection_of},
 };
 
@@ -97,8 +99,35 @@ pub async fn decided(resume: &Resume) -> Outcome {
     super::within("an outcome", resume.decided()).await
 }
 
+/// Publishes, and repeats appends that were not sent: on a busy machine the log may not be connected
+/// yet.
 pub async fn publish(broker: &Broker, topic: &str, text: &str) -> Position {
-    try_publish(broker, topic, text).await.unwrap()
+    let not_sent = BrokerErrorKind::Append(AppendErrorKind::NotSent);
+    let published = async {
+        loop {
+            match try_publish(broker, topic, text).await {
+                Ok(position) => return position,
+                Err(error) if error.kind() == not_sent => sleep(Duration::from_millis(10)).await,
+                Err(error) => panic!("{text}: {error:?}"),
+            }
+        }
+    };
+    super::within("the append", published).await
+}
+
+/// Checks that nothing can be published, and waits until the cause contains this text. It is known
+/// after the first try to connect.
+pub async fn is_not_sent_because(broker: &Broker, why: &str) {
+    let not_sent = BrokerErrorKind::Append(AppendErrorKind::NotSent);
+    let mut last = String::new();
+    let start = Instant::now();
+    while !last.contains(why) {
+        assert!(start.elapsed() < super::LIMIT, "{why} is not in: {last}");
+        let error = try_publish(broker, "a", "never").await.unwrap_err();
+        assert_eq!(error.kind(), not_sent, "{error:?}");
+        last = error.source().map(ToString::to_string).unwrap_or_default();
+        sleep(Duration::from_millis(10)).await;
+    }
 }
 
 pub async fn try_publish(

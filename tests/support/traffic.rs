@@ -11,10 +11,11 @@ use std::{
 };
 
 use tokio::{
+    sync::Semaphore,
     task::{JoinHandle, JoinSet},
-    time::{Instant, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use tower_sse::Broker;
+use tower_sse::{Broker, backplane::Backplane, broker::History};
 
 use super::{
     nodes::{self, Client, try_publish, within},
@@ -22,6 +23,16 @@ use super::{
 };
 
 pub const LOG: &str = "{tower-sse}:log";
+
+/// How many appends may be under way.
+const UNDER_WAY: usize = 10_000;
+
+/// A node with a long history, so that a client that is not read for a while on a busy machine gets no
+/// gap for that.
+pub fn node(log: impl Backplane) -> Broker {
+    let history = History::default().events(100_000).bytes(64 << 20);
+    Broker::builder().history(history).build(log)
+}
 
 pub struct Traffic {
     nodes: [Broker; 2],
@@ -36,7 +47,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Of a thousand events a second, on a log that is empty.
+    /// Of a thousand events a second, or as many as a busy machine can publish, on an empty log.
     pub async fn start(nodes: [Broker; 2]) -> Self {
         let latest: [Arc<AtomicU64>; 2] = Default::default();
         let mut clients = Vec::new();
@@ -147,13 +158,17 @@ async fn publish(
     acknowledged: Arc<Mutex<Vec<String>>>,
 ) {
     let mut ticks = interval(Duration::from_millis(5));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let under_way = Arc::new(Semaphore::new(UNDER_WAY));
     let mut publishing = JoinSet::new();
     while !is_over.load(Ordering::SeqCst) {
         ticks.tick().await;
         for _ in 0..5 {
+            let permit = Arc::clone(&under_way).acquire_owned().await.unwrap();
             let number = last.fetch_add(1, Ordering::SeqCst) + 1;
             let (node, acknowledged) = (node.clone(), Arc::clone(&acknowledged));
             publishing.spawn(async move {
+                let _permit = permit;
                 let text = number.to_string();
                 if try_publish(&node, &text).await.is_ok() {
                     acknowledged.lock().unwrap().push(text);
@@ -180,20 +195,24 @@ async fn texts(server: &RedisServer) -> Vec<String> {
     entries.iter().map(|(_, fields)| text(fields)).collect()
 }
 
-/// How many connections of nodes this server has.
-pub async fn connections(server: &RedisServer) -> usize {
-    let list: String = server.query(&["CLIENT", "LIST"]).await;
-    list.matches("name=tower-sse").count()
-}
-
-/// Waits until the nodes have left this server.
-pub async fn is_left_alone(server: &RedisServer) {
-    within("the nodes to leave", async {
-        while connections(server).await > 0 {
+/// Waits until this server has this number of connections of nodes. Those that only served discovery
+/// end soon, but not at once.
+pub async fn has_connections(server: &RedisServer, count: usize) {
+    within(&format!("{count} connections"), async {
+        loop {
+            let list: String = server.query(&["CLIENT", "LIST"]).await;
+            if list.matches("name=tower-sse").count() == count {
+                return;
+            }
             sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
+}
+
+/// Waits until the nodes have left this server.
+pub async fn is_left_alone(server: &RedisServer) {
+    has_connections(server, 0).await;
 }
 
 /// Waits until a command of this server is answered so.

@@ -13,9 +13,6 @@ use tokio::{
 
 use super::*;
 
-/// More than anything here takes, on a machine that is busy.
-const LIMIT: Duration = Duration::from_secs(60);
-
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let result = timeout(LIMIT, future).await;
     result.unwrap_or_else(|_| panic!("it took too long: {what}"))
