@@ -55,7 +55,10 @@ use crate::{
 
 #[cfg(feature = "serve")]
 #[cfg_attr(docsrs, doc(cfg(feature = "serve")))]
-pub use crate::serve::in_memory::{Served, ServedFuture, WireBody, served};
+pub use crate::{
+    connection::DirectProbe,
+    serve::in_memory::{Served, ServedFuture, WireBody, served},
+};
 
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 

@@ -9,7 +9,7 @@ use super::{
     replica::Replica,
     topic::Topic,
 };
-use crate::{Event, event::chunk::Chunk, log::Position};
+use crate::{Event, log::Position};
 
 pub(super) struct Cursors {
     pub(super) topics: Vec<Cursor>,
@@ -99,8 +99,8 @@ impl Cursors {
         &mut self,
         replica: &Replica,
         visible: u64,
-    ) -> Option<(usize, u64, Chunk)> {
-        let mut best: Option<(usize, u64, Chunk)> = None;
+    ) -> Option<(usize, u64, Bytes)> {
+        let mut best: Option<(usize, u64, Bytes)> = None;
         for at in 0..self.topics.len() {
             let cursor = &mut self.topics[at];
             if !cursor.topic.reaches(cursor.next) {

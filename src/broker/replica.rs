@@ -33,7 +33,6 @@ use super::{
 };
 use crate::{
     backplane::{Read, TopicName},
-    event::chunk::Chunk,
     log::{Entry, Epoch, Position, Window},
 };
 
@@ -201,7 +200,7 @@ impl Replica {
         let entry = Entry {
             offset,
             tag: position.tag(),
-            frame: lines.map_or_else(Chunk::default, |lines| self.encode(position, lines)),
+            frame: lines.map_or_else(Bytes::new, |lines| self.encode(position, lines)),
             time: self.now(),
         };
         let topic = log.topic_or_new(topic);
@@ -233,7 +232,7 @@ impl Replica {
     }
 
     /// Writes the frame that every subscriber gets.
-    fn encode(&self, position: Position, lines: &Bytes) -> Chunk {
+    fn encode(&self, position: Position, lines: &Bytes) -> Bytes {
         self.tally.record();
         position.frame(lines)
     }

@@ -27,7 +27,6 @@ use super::{
 use crate::{
     CloseReason, Event,
     connection::{Batch, Source, SourceWaker},
-    event::chunk::Chunk,
     log::Position,
 };
 
@@ -98,10 +97,10 @@ impl Subscriber {
             }
             if let Some(place) = cursors.place {
                 let frame = self.position_frame(place);
-                if !batch.admits(frame.size()) {
+                if !batch.admits(frame.len()) {
                     return true;
                 }
-                batch.push_chunk(frame);
+                batch.push(frame);
                 cursors.give(place.offset());
             }
             let Some((at, offset, frame)) = next else {
@@ -112,15 +111,15 @@ impl Subscriber {
                 cursors.note_gap(GapReason::Unreadable, Some(1));
                 continue;
             }
-            if !batch.admits(frame.size()) {
+            if !batch.admits(frame.len()) {
                 return true;
             }
             let cursor = &mut cursors.topics[at];
             cursor.next += 1;
             if offset <= cursor.without_ids {
-                batch.push(without_id(frame.as_frame()));
+                batch.push(without_id(&frame));
             } else {
-                batch.push_chunk(frame);
+                batch.push(frame);
                 cursors.last_given = offset;
             }
         }
@@ -153,13 +152,13 @@ impl Subscriber {
         };
         drop(log);
         let frame = self.position_frame(head);
-        if batch.admits(frame.size()) {
-            batch.push_chunk(frame);
+        if batch.admits(frame.len()) {
+            batch.push(frame);
             cursors.last_given = visible;
         }
     }
 
-    fn position_frame(&self, place: Position) -> Chunk {
+    fn position_frame(&self, place: Position) -> Bytes {
         let settings = &self.replica.settings;
         let event = Event::with_type(settings.position_event.as_str(), "{}");
         place.frame(&event.into_lines())

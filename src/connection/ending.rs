@@ -176,14 +176,14 @@ impl Shared {
                     state.error.get_or_insert_with(cut);
                 }
                 drop(state);
-                self.end(CloseReason::Closed);
+                self.end_without_body(CloseReason::Closed);
                 return None;
             }
         }
         if self.has_stalled(&state, now) {
             state.error.get_or_insert_with(stalled);
             drop(state);
-            self.end(CloseReason::SlowConsumer);
+            self.end_without_body(CloseReason::SlowConsumer);
             return None;
         }
         let wake = match state.plan.take_if(|plan| plan.time <= now) {

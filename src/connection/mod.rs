@@ -34,13 +34,12 @@
 
 mod close;
 mod config;
-#[cfg(feature = "serve")]
-mod direct;
 mod drain;
 mod ending;
 mod error;
 mod feed;
 mod limits;
+mod link;
 mod outbox;
 mod reader;
 mod registry;
@@ -61,11 +60,13 @@ pub use registry::Connections;
 pub use stats::ConnectionStats;
 
 pub(crate) use config::{Config, NEVER, Welcome};
-#[cfg(feature = "serve")]
-pub(crate) use direct::{Mark, Piece};
 pub(crate) use error::StreamErrorKind;
 pub(crate) use feed::Hold;
 pub(crate) use limits::{KeyMaker, LimitKey};
+#[cfg(all(feature = "serve", feature = "test-util"))]
+pub use link::DirectProbe;
+#[cfg(feature = "serve")]
+pub(crate) use link::Link;
 pub(crate) use outbox::Capacity;
 pub(crate) use reader::Reader;
 pub(crate) use shared::{Acceptance, RequestInfo, RequestKind};

@@ -15,8 +15,6 @@
 
 use std::{collections::VecDeque, mem, task::Waker};
 
-use bytes::Bytes;
-
 use super::source::{Batch, MERGED};
 
 /// What a frame grows to when a second event comes, at least.
@@ -91,15 +89,20 @@ impl Outbox {
         self.taken + self.events as u64
     }
 
-    /// Takes frames until the batch is full.
-    pub(super) fn fill(&mut self, batch: &mut Batch) {
+    /// Moves frames to the batch until it is full. Returns whether nothing is left.
+    #[inline]
+    pub(super) fn fill(&mut self, batch: &mut Batch) -> bool {
         while self.events > 0 {
             let next = self.frames.front().unwrap_or(&self.last);
             if !batch.admits(next.bytes.len()) {
-                return;
+                return false;
             }
-            batch.push(self.pop().unwrap_or_default().into());
+            // Not shrunk to fit. For a vector with room to spare `Bytes` makes a second allocation,
+            // a small one; to give the room back, and to take it again for the next event, costs
+            // more.
+            batch.push_owned(self.pop().unwrap_or_default());
         }
+        true
     }
 
     /// Whether an event of this size may be pushed now, by a sender that holds this ticket.
@@ -172,21 +175,6 @@ impl Outbox {
         }
     }
 
-    /// Takes the next frame, behind `first`: together if that makes one merged frame at most.
-    pub(super) fn take(&mut self, first: Option<Vec<u8>>) -> Option<Bytes> {
-        let Some(mut first) = first else {
-            // Not shrunk to fit. For a vector with room to spare `Bytes` makes a second allocation,
-            // a small one; to give the room back, and to take it again for the next event, costs
-            // more.
-            return Some(self.pop()?.into());
-        };
-        let next = self.frames.front().unwrap_or(&self.last);
-        if next.events > 0 && first.len() + next.bytes.len() <= MERGED {
-            first.extend_from_slice(&self.pop().unwrap_or_default());
-        }
-        Some(first.into())
-    }
-
     /// Drops what is queued, and gives every waiter to be woken.
     pub(super) fn clear(&mut self) -> Waiters {
         self.frames = VecDeque::new();
@@ -201,7 +189,9 @@ impl Outbox {
         mem::take(&mut self.waiters)
     }
 
-    fn pop(&mut self) -> Option<Vec<u8>> {
+    /// Removes the oldest frame.
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
         if self.events == 0 {
             return None;
         }

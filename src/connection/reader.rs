@@ -3,7 +3,7 @@
 use std::{
     mem,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, MutexGuard},
     task::{Context, Poll, ready},
     thread,
     time::Duration,
@@ -16,12 +16,11 @@ use tokio::{
 };
 use uuid::{Uuid, fmt::Hyphenated};
 
-#[cfg(feature = "serve")]
-use super::direct::Leaving;
 use super::{
     Batch, CloseReason, SseConnection, StreamError,
     config::{Config, Welcome},
     error::StreamErrorKind,
+    link::Link,
     shared::{Acceptance, RequestKind, Shared, call_hook},
     state::State,
 };
@@ -36,33 +35,35 @@ const HTTP2_FLUSH: Duration = Duration::from_millis(50);
 
 /// The one reader of a connection. Dropping it ends the connection.
 pub(crate) struct Reader {
-    pub(super) shared: Arc<Shared>,
-    /// The first frame, until it is taken.
-    pub(super) welcome: Option<Vec<u8>>,
-    /// The head, or a frame, was given since the last `Pending`: the server may not have written it
-    /// yet.
+    shared: Arc<Shared>,
+    progress: Progress,
+}
+
+/// How far the stream has been read.
+#[derive(Default)]
+struct Progress {
+    /// The first frame, until it is sent.
+    welcome: Option<Vec<u8>>,
+    /// The head, or a frame, was returned since the last `Pending`: the server may not have written
+    /// it yet.
     is_unflushed: bool,
     /// The outbox filled the last frame alone: the source comes first in the next.
-    pub(super) source_is_first: bool,
+    source_is_first: bool,
+    /// The waker was registered before the last frame was pulled, and nothing was left.
+    is_armed: bool,
     /// What a failing HTTP/2 stream waits for.
     flush: Option<Pin<Box<Sleep>>>,
-    /// The last frame has been given.
+    /// The last frame has been returned.
     is_ended: bool,
-    #[cfg(feature = "serve")]
-    pub(super) leaving: Leaving,
 }
+
+type NextFrame = Poll<Option<Result<Bytes, StreamError>>>;
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            welcome: None,
-            is_unflushed: false,
-            source_is_first: false,
-            flush: None,
-            is_ended: false,
-            #[cfg(feature = "serve")]
-            leaving: Leaving::Polled0,
+            progress: Progress::default(),
         }
     }
 
@@ -77,7 +78,7 @@ impl Reader {
         if state.is_started {
             return Poll::Ready(());
         }
-        let old = wait(&mut state, cx);
+        let old = state.wait(cx.waker());
         drop(state);
         drop(old);
         Poll::Pending
@@ -97,13 +98,23 @@ impl Reader {
     }
 
     /// The stream starts: runs the hook, and writes the welcome.
-    pub(crate) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self, has_handler: bool) {
+        if let Some(link) = self.link() {
+            link.stream_started(has_handler);
+        }
         self.open();
         self.welcome();
     }
 
     /// The inner service's own stream starts: runs the hook.
-    pub(crate) fn open(&mut self) {
+    pub(crate) fn begin_adopted(&mut self) {
+        if let Some(link) = self.link() {
+            link.stream_adopted();
+        }
+        self.open();
+    }
+
+    fn open(&mut self) {
         self.shared.trace.opened();
         let now = Instant::now();
         let mut state = self.shared.lock();
@@ -113,7 +124,7 @@ impl Reader {
         state.waits_since = (!state.outbox.is_empty()).then_some(now);
         drop(state);
         // The head.
-        self.is_unflushed = true;
+        self.progress.is_unflushed = true;
 
         let connection = SseConnection::uncounted(&self.shared);
         let config = &self.shared.config;
@@ -142,7 +153,7 @@ impl Reader {
             event = event.retry(retry);
         }
         let is_numbered = config.numbered && event.has_data() && !event.has_id();
-        self.welcome = Some(event.into_frame(is_numbered.then_some(0)));
+        self.progress.welcome = Some(event.into_frame(is_numbered.then_some(0)));
     }
 
     /// The handler is about to be polled inside the body: what it sends need not wake the body,
@@ -157,6 +168,9 @@ impl Reader {
 
     /// The handler has finished inside the body; the stream goes on for as long as it is held.
     pub(crate) fn handler_finished(&self) {
+        if let Some(link) = self.link() {
+            link.handler_finished();
+        }
         self.shared.answered(Acceptance::Maybe, None);
     }
 
@@ -175,33 +189,30 @@ impl Reader {
 
     /// The server has taken this much of the inner service's own stream.
     pub(crate) fn gave(&mut self, bytes: usize, events: u64) {
-        took(&mut self.shared.lock(), bytes, events);
-        self.is_unflushed = true;
+        self.shared.lock().took(bytes, events);
+        self.progress.is_unflushed = true;
     }
 
     /// Ready when the connection has ended without its body: for a moment at which nothing else can
     /// be given.
-    pub(crate) fn poll_cut(
-        &mut self,
-        cx: &Context<'_>,
-    ) -> Poll<Option<Result<Bytes, StreamError>>> {
+    pub(crate) fn poll_cut(&mut self, cx: &Context<'_>) -> NextFrame {
         let mut state = self.shared.lock();
         state.waits_since = None;
         if !state.is_ended {
-            let old = wait(&mut state, cx);
+            let old = state.wait(cx.waker());
             drop(state);
             drop(old);
             return Poll::Pending;
         }
         let error = state.error.take();
         drop(state);
-        self.is_ended = true;
+        self.progress.is_ended = true;
         Poll::Ready(error.map(Err))
     }
 
     /// Ends the connection, for this reason if there is none yet.
     pub(crate) fn end(&mut self, reason: CloseReason) {
-        self.is_ended = true;
+        self.progress.is_ended = true;
         self.shared.end(reason);
     }
 
@@ -216,159 +227,171 @@ impl Reader {
         is_refused.then(|| (&*self.shared.config, self.shared.request.kind))
     }
 
-    /// Whether the last frame has been given.
-    pub(crate) fn is_ended(&self) -> bool {
-        self.is_ended
+    fn link(&self) -> Option<&Link> {
+        self.shared.request.link.as_ref()
     }
 
-    /// Takes the next frame: all that is queued, up to the size of a merged frame.
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, StreamError>>> {
-        let mut state = self.shared.lock();
-        state.waits_since = None;
-        state.is_attended = false;
-        if state.is_ended {
-            let error = state.error.take();
-            drop(state);
-            self.is_ended = true;
-            return Poll::Ready(error.map(Err));
-        }
-        if state.feed.is_some() && state.closing.is_none() {
-            drop(state);
-            return self.poll_both(cx);
-        }
-        let welcomes = u64::from(self.welcome.is_some());
-        if let Some(frame) = state.outbox.take(self.welcome.take()) {
-            took(&mut state, frame.len(), welcomes);
-            let sender = state.outbox.next_waiter();
-            let is_last =
-                state.outbox.is_empty() && state.closing.is_some() && state.error.is_none();
-            drop(state);
-            if let Some(sender) = sender {
-                sender.wake();
-            }
-            if is_last {
-                // The server sees at once that nothing follows, and saves a write.
-                self.end(CloseReason::Closed);
-            }
-            self.is_unflushed = true;
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        if let Some(reason) = state.closing {
-            if state.error.is_some() {
-                drop(state);
-                ready!(self.poll_flushed(cx));
-                state = self.shared.lock();
-            }
-            let error = state.error.take();
-            drop(state);
-            self.end(reason);
-            return Poll::Ready(error.map(Err));
-        }
-        if state.heartbeat_due {
-            took(&mut state, HEARTBEAT.len(), 0);
-            self.is_unflushed = true;
-            return Poll::Ready(Some(Ok(HEARTBEAT)));
-        }
-        let old = wait(&mut state, cx);
-        drop(state);
-        drop(old);
-        self.is_unflushed = false;
-        Poll::Pending
+    /// Whether the last frame has been given.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.progress.is_ended
+    }
+
+    /// Returns the next frame: all that is ready, up to the size of a merged frame.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> NextFrame {
+        self.progress.poll_frame(&self.shared, cx)
     }
 }
 
-impl Reader {
-    /// As [`poll_frame`](Self::poll_frame), where there is a source besides the outbox.
-    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
+impl Progress {
+    /// The one pull loop.
+    ///
+    /// A server that polls until the body is pending would find nothing at its second poll. Where
+    /// it has announced that, the waker is registered before the first poll looks, and the second
+    /// costs one lock. hyper polls again in any case, and would be woken for what it has taken:
+    /// there the waker is registered once nothing is left.
+    fn poll_frame(&mut self, shared: &Arc<Shared>, cx: &mut Context<'_>) -> NextFrame {
+        if mem::take(&mut self.is_armed) && shared.lock().still_waits(cx.waker()) {
+            self.is_unflushed = false;
+            return Poll::Pending;
+        }
+        let mut arms = shared
+            .request
+            .link
+            .as_ref()
+            .is_some_and(Link::polls_until_pending);
         let mut batch = Batch::default();
-        let welcomes = u64::from(self.welcome.is_some());
-        if let Some(welcome) = self.welcome.take() {
-            batch.push(welcome.into());
-        }
-        self.fill(&mut batch);
-        if batch.is_empty() {
-            // Going to sleep: the waker first, then another look at the source.
-            let mut state = self.shared.lock();
-            if state.closing.is_some() {
+        loop {
+            let mut state = shared.lock();
+            if state.is_ended {
+                let error = state.error.take();
                 drop(state);
-                return self.poll_frame(cx);
+                self.is_ended = true;
+                return Poll::Ready(error.map(Err));
             }
-            if state.heartbeat_due {
-                took(&mut state, HEARTBEAT.len(), 0);
-                self.is_unflushed = true;
-                return Poll::Ready(Some(Ok(HEARTBEAT)));
+            let _replaced = state.begin_poll(arms.then(|| cx.waker()));
+            if state.feed.is_none() && self.welcome.is_none() {
+                return match state.outbox.pop() {
+                    Some(frame) => {
+                        let is_armed = arms && state.outbox.is_empty();
+                        self.give(shared, state, frame.into(), 0, is_armed)
+                    }
+                    None => self.poll_idle(shared, state, cx),
+                };
             }
-            let old = wait(&mut state, cx);
-            let source = state.open_source();
-            let has_more = !state.outbox.is_empty();
+            let mut events = 0;
+            if let Some(welcome) = self.welcome.take() {
+                batch.push_owned(welcome);
+                events = 1;
+            }
+            let goes_first = mem::take(&mut self.source_is_first);
+            let first = state.open_source().filter(|_| goes_first);
+            let has_looked = first.is_none();
+            let (source, is_drained) = match first {
+                Some(source) => (source, false),
+                None => {
+                    let is_drained = state.outbox.fill(&mut batch);
+                    match state.open_source() {
+                        Some(source) => {
+                            self.source_is_first = batch.is_full();
+                            (source, is_drained)
+                        }
+                        None if batch.is_empty() => return self.poll_idle(shared, state, cx),
+                        None => {
+                            let is_armed = arms && is_drained;
+                            return self.give(shared, state, batch.into_frame(), events, is_armed);
+                        }
+                    }
+                }
+            };
+            let is_heartbeat_due = state.heartbeat_due;
             drop(state);
-            drop(old);
-            if let Some(source) = source {
+            if arms {
                 source.arm();
-                batch.pull(&*source);
             }
-            if has_more {
-                cx.waker().wake_by_ref();
+            batch.pull(&*source);
+            if !batch.is_empty() {
+                let mut state = shared.lock();
+                let is_drained = is_drained || state.outbox.fill(&mut batch);
+                let is_armed = arms && is_drained && !batch.is_full();
+                events += batch.events_of_source();
+                return self.give(shared, state, batch.into_frame(), events, is_armed);
             }
-        }
-        let events = welcomes + batch.events_of_source();
-        match batch.into_frame() {
-            None => {
+            if is_heartbeat_due {
+                return self.poll_idle(shared, shared.lock(), cx);
+            }
+            if arms && has_looked {
                 self.is_unflushed = false;
-                Poll::Pending
+                return Poll::Pending;
             }
-            Some(frame) => {
-                took(&mut self.shared.lock(), frame.len(), events);
-                self.is_unflushed = true;
-                Poll::Ready(Some(Ok(frame)))
-            }
+            // Registers the waker, and looks once more, at the outbox too.
+            arms = true;
         }
     }
 
-    /// Takes from the outbox and the source. Whichever comes second may find the batch full: it
-    /// comes first the next time.
-    fn fill(&mut self, batch: &mut Batch) {
-        let mut state = self.shared.lock();
-        if mem::take(&mut self.source_is_first) {
-            let source = state.open_source();
-            drop(state);
-            if let Some(source) = source {
-                batch.pull(&*source);
-            }
-            state = self.shared.lock();
-            state.outbox.fill(batch);
-            let sender = state.outbox.next_waiter();
-            drop(state);
-            if let Some(sender) = sender {
-                sender.wake();
-            }
-            return;
-        }
-        state.outbox.fill(batch);
+    /// Returns what has been pulled.
+    #[inline]
+    fn give(
+        &mut self,
+        shared: &Arc<Shared>,
+        mut state: MutexGuard<'_, State>,
+        frame: Bytes,
+        events: u64,
+        is_armed: bool,
+    ) -> NextFrame {
+        state.took(frame.len(), events);
         let sender = state.outbox.next_waiter();
-        let source = state.open_source();
+        let is_last = state.outbox.is_empty() && state.closing.is_some() && state.error.is_none();
         drop(state);
         if let Some(sender) = sender {
             sender.wake();
         }
-        if let Some(source) = source {
-            self.source_is_first = batch.is_full();
-            batch.pull(&*source);
+        if is_last {
+            // The server sees at once that nothing follows, and saves a write.
+            self.is_ended = true;
+            shared.end(CloseReason::Closed);
         }
+        self.is_armed = is_armed;
+        self.is_unflushed = true;
+        Poll::Ready(Some(Ok(frame)))
     }
-}
 
-impl Reader {
+    /// Ends the stream, or sends a heartbeat, or waits: there is no event.
+    fn poll_idle(
+        &mut self,
+        shared: &Arc<Shared>,
+        mut state: MutexGuard<'_, State>,
+        cx: &mut Context<'_>,
+    ) -> NextFrame {
+        if let Some(reason) = state.closing {
+            let breaks = state.error.is_some();
+            drop(state);
+            if breaks {
+                ready!(self.poll_flushed(shared, cx));
+            }
+            let error = shared.lock().error.take();
+            self.is_ended = true;
+            shared.end(reason);
+            return Poll::Ready(error.map(Err));
+        }
+        if state.heartbeat_due {
+            state.took(HEARTBEAT.len(), 0);
+            self.is_unflushed = true;
+            return Poll::Ready(Some(Ok(HEARTBEAT)));
+        }
+        let replaced = state.wait(cx.waker());
+        drop(state);
+        drop(replaced);
+        self.is_unflushed = false;
+        Poll::Pending
+    }
+
     /// Lets the server write what it has taken: an error makes hyper drop what is not written yet.
     ///
     /// Over HTTP/1 it writes when the body is pending. Over HTTP/2 that is another task's work, of
     /// which nothing is to be seen from here: it is given some time.
-    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_flushed(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
         if mem::take(&mut self.is_unflushed) {
-            let has_timer = self.shared.request.kind.is_http2 && Handle::try_current().is_ok();
+            let has_timer = shared.request.kind.is_http2 && Handle::try_current().is_ok();
             if has_timer {
                 self.flush = Some(Box::pin(sleep(HTTP2_FLUSH)));
             } else {
@@ -404,25 +427,4 @@ fn uuid_welcome(uuid: &Uuid) -> Event {
     );
     data.push_str(r#""}"#);
     Event::with_type("welcome", &data)
-}
-
-/// Notes what was taken: the outbox counts its own events.
-pub(super) fn took(state: &mut State, bytes: usize, other_events: u64) {
-    state.last_taken = Instant::now();
-    state.heartbeat_due = false;
-    state.is_writing = true;
-    // The rest waits from now on: a server whose buffers are full does not come back for it.
-    state.waits_since = (!state.outbox.is_empty()).then_some(state.last_taken);
-    state.taken.bytes += bytes as u64;
-    state.taken.events += other_events;
-}
-
-/// Leaves a waker; gives back the one that stood there, to be dropped outside the lock.
-pub(super) fn wait(state: &mut State, cx: &Context<'_>) -> Option<std::task::Waker> {
-    state.waits_since = None;
-    state.is_writing = false;
-    match &state.reader {
-        Some(reader) if reader.will_wake(cx.waker()) => None,
-        _ => state.reader.replace(cx.waker().clone()),
-    }
 }

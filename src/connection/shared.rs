@@ -26,6 +26,7 @@ use super::{
     config::Config,
     feed::Feed,
     limits::RefusalReason,
+    link::Link,
     registry::{Record, Registry},
     state::{EndHook, State, Wake},
     stats::Taken,
@@ -40,6 +41,8 @@ pub(crate) struct RequestInfo {
     pub(crate) params: Box<[(Box<str>, Box<str>)]>,
     pub(crate) last_event_id: Option<Box<str>>,
     pub(crate) kind: RequestKind,
+    /// None: another server than the crate's own.
+    pub(crate) link: Option<Link>,
 }
 
 /// What the answer to a request depends on.
@@ -336,6 +339,14 @@ impl Shared {
         }
     }
 
+    /// Ends the connection without its body, which the server may not poll.
+    pub(super) fn end_without_body(self: &Arc<Self>, reason: CloseReason) {
+        self.end(reason);
+        if let Some(link) = &self.request.link {
+            link.end();
+        }
+    }
+
     /// Ends the connection, for this reason if there is none yet.
     pub(super) fn end(self: &Arc<Self>, reason: CloseReason) {
         let mut state = self.lock();
@@ -356,8 +367,6 @@ impl Shared {
             reader: state.reader.take(),
             senders: state.outbox.clear(),
         };
-        #[cfg(feature = "serve")]
-        let left_body = state.left_body.take();
         drop(state);
 
         let Taken { events, bytes } = record.taken;
@@ -375,10 +384,6 @@ impl Shared {
         }
         self.ended.notify_waiters();
         wake.wake();
-        #[cfg(feature = "serve")]
-        if let Some(left_body) = left_body {
-            left_body.wake();
-        }
     }
 }
 

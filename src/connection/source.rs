@@ -5,7 +5,7 @@
 
 use std::{
     any::Any,
-    fmt,
+    fmt, mem,
     sync::{Arc, Weak},
     task::Waker,
 };
@@ -13,10 +13,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-#[cfg(feature = "serve")]
-use super::direct::Piece;
 use super::{CloseReason, shared::Shared};
-use crate::event::chunk::{self, Chunk};
 
 /// How large a merged frame may become. In hyper, 100 small frames cost 7 writes; merged, one.
 pub(super) const MERGED: usize = 32 * 1024;
@@ -116,14 +113,10 @@ impl SourceWaker {
     }
 }
 
-/// Frames that will go out as one.
+/// Frames that go out as one.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    first: Option<Frame>,
-    /// All frames, once there are several; behind room for the head of their chunk, if they will go
-    /// out in one.
-    merged: Vec<u8>,
-    is_chunked: bool,
+    frames: Frames,
     /// How many bytes the frames have.
     size: usize,
     is_full: bool,
@@ -133,25 +126,17 @@ pub(crate) struct Batch {
     of_source: u64,
 }
 
-#[derive(Debug)]
-enum Frame {
-    Plain(Bytes),
-    Chunk(Chunk),
+#[derive(Debug, Default)]
+enum Frames {
+    #[default]
+    None,
+    /// One frame, which other connections may share: it goes out without a copy.
+    Shared(Bytes),
+    /// All frames, one behind the other.
+    Owned(Vec<u8>),
 }
 
-/// The room for the head of a merged chunk: its size has four digits.
-const HEAD: usize = MERGED.ilog2() as usize / 4 + 1 + chunk::END.len();
-
 impl Batch {
-    /// One that will be asked [`into_chunk`](Self::into_chunk).
-    #[cfg(feature = "serve")]
-    pub(super) fn chunked() -> Self {
-        Self {
-            is_chunked: true,
-            ..Self::default()
-        }
-    }
-
     /// Takes from a source. Each of its frames is one event.
     pub(super) fn pull(&mut self, source: &dyn Source) {
         let before = self.pushed;
@@ -159,105 +144,78 @@ impl Batch {
         self.of_source += self.pushed - before;
     }
 
+    #[inline]
     pub(super) fn events_of_source(&self) -> u64 {
         self.of_source
     }
 
-    /// How many bytes the frames have.
-    #[cfg(feature = "serve")]
-    pub(super) fn size(&self) -> usize {
-        self.size
-    }
-
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.pushed == 0
     }
 
     /// Whether a frame had to be left for the next batch.
+    #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.is_full
     }
 
     /// Whether a frame of this size may be added. The first one always may. If not, the batch is
     /// full from then on.
+    #[inline]
     pub(crate) fn admits(&mut self, size: usize) -> bool {
         self.is_full |= self.size > 0 && self.size + size > MERGED;
         !self.is_full
     }
 
-    /// Adds a frame. One that stays alone goes out without a copy.
+    /// Adds a frame that other connections may share.
     pub(crate) fn push(&mut self, frame: Bytes) {
-        self.add(Frame::Plain(frame));
-    }
-
-    /// The same for one that has its chunk already.
-    pub(crate) fn push_chunk(&mut self, chunk: Chunk) {
-        self.add(Frame::Chunk(chunk));
-    }
-
-    fn add(&mut self, frame: Frame) {
         self.pushed += 1;
-        let before = self.size;
-        self.size += frame.bytes().len();
-        if self.pushed == 1 {
-            self.first = Some(frame);
-            return;
+        self.size += frame.len();
+        match &mut self.frames {
+            Frames::None => self.frames = Frames::Shared(frame),
+            _ => self.append(&frame),
         }
-        let around = if self.is_chunked {
-            HEAD + chunk::END.len()
-        } else {
-            0
-        };
-        if let Some(first) = self.first.take() {
-            // A guess: where there are two there may be some more.
-            let room = (self.size * 4).min(MERGED).max(self.size);
-            self.merged.reserve_exact(room + around);
-            if self.is_chunked {
-                self.merged.resize(HEAD, 0);
+    }
+
+    /// Adds a frame of this connection's own.
+    #[inline]
+    pub(super) fn push_owned(&mut self, frame: Vec<u8>) {
+        self.pushed += 1;
+        self.size += frame.len();
+        match &mut self.frames {
+            Frames::None => self.frames = Frames::Owned(frame),
+            _ => self.append(&frame),
+        }
+    }
+
+    fn append(&mut self, frame: &[u8]) {
+        let mut all = match mem::take(&mut self.frames) {
+            Frames::None => Vec::new(),
+            Frames::Shared(first) => {
+                // A guess: where there are two there may be some more.
+                let mut all = Vec::with_capacity((self.size * 4).min(MERGED).max(self.size));
+                all.extend_from_slice(&first);
+                all
             }
-            self.merged.extend_from_slice(first.bytes());
-        } else if self.size + around > self.merged.capacity() {
+            Frames::Owned(all) => all,
+        };
+        if self.size > all.capacity() {
             // By doubling, but not past what a merged frame can need.
             let grown = (2 * self.size).min(MERGED).max(self.size);
-            self.merged.reserve_exact(grown - before + around);
+            all.reserve_exact(grown - all.len());
         }
-        self.merged.extend_from_slice(frame.bytes());
+        all.extend_from_slice(frame);
+        self.frames = Frames::Owned(all);
     }
 
-    /// For a server that frames what it is given.
-    pub(crate) fn into_frame(self) -> Option<Bytes> {
-        match self.first {
-            Some(Frame::Plain(frame)) => Some(frame),
-            Some(Frame::Chunk(chunk)) => Some(chunk.into_frame()),
-            None if self.merged.is_empty() => None,
-            None => Some(self.merged.into()),
-        }
-    }
-
-    /// For who writes chunks by itself.
-    #[cfg(feature = "serve")]
-    pub(super) fn into_chunk(self) -> Option<Piece> {
-        let mut merged = match self.first {
-            Some(Frame::Plain(frame)) => return Some(Piece::Frame(frame)),
-            Some(Frame::Chunk(chunk)) => return Some(Piece::Chunk(chunk.into_whole())),
-            None if self.merged.is_empty() => return None,
-            None => self.merged,
-        };
-        debug_assert!(
-            self.size <= MERGED,
-            "frames are admitted before they are added"
-        );
-        let head = chunk::write_head(&mut merged[..HEAD], self.size).len();
-        merged.extend_from_slice(chunk::END);
-        Some(Piece::Chunk(Bytes::from(merged).split_off(HEAD - head)))
-    }
-}
-
-impl Frame {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Plain(frame) => frame,
-            Self::Chunk(chunk) => chunk.as_frame(),
+    /// Returns all frames as one.
+    #[inline]
+    pub(super) fn into_frame(self) -> Bytes {
+        match self.frames {
+            Frames::None => Bytes::new(),
+            Frames::Shared(frame) => frame,
+            Frames::Owned(frames) => frames.into(),
         }
     }
 }

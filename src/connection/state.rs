@@ -59,15 +59,6 @@ pub(super) struct State {
     pub(super) last_taken: Instant,
     /// What there is besides the outbox.
     pub(super) feed: Option<Feed>,
-    /// What the body gave first, until it is known whether the stream leaves it.
-    #[cfg(feature = "serve")]
-    pub(super) first_frame: Option<bytes::Bytes>,
-    /// Another reader than the body's has it.
-    #[cfg(feature = "serve")]
-    pub(super) has_left: bool,
-    /// Who polls the body that it has left: woken at the end.
-    #[cfg(feature = "serve")]
-    pub(super) left_body: Option<Waker>,
     /// What was taken: the outbox counts its own events.
     pub(super) taken: Taken,
     /// What it is counted by.
@@ -109,12 +100,6 @@ impl State {
             // The welcome, which is written last of all, has number 0.
             next_number: u64::from(has_welcome),
             feed: None,
-            #[cfg(feature = "serve")]
-            first_frame: None,
-            #[cfg(feature = "serve")]
-            has_left: false,
-            #[cfg(feature = "serve")]
-            left_body: None,
             taken: Taken::default(),
             keys: Vec::new(),
             hooks: Vec::new(),
@@ -140,6 +125,7 @@ impl State {
     }
 
     /// The source, if its events may go out now.
+    #[inline]
     pub(super) fn open_source(&self) -> Option<Arc<dyn Source>> {
         let feed = self.feed.as_ref().filter(|_| self.closing.is_none())?;
         let is_open = feed.is_live && self.outbox.taken() >= feed.gate;
@@ -162,6 +148,52 @@ impl State {
         if self.waits_since.is_none() && self.is_open && !self.is_attended {
             self.waits_since = Some(now());
         }
+    }
+
+    /// A poll of the reader begins, which is about to look at the outbox. Registers its waker, if it
+    /// may sleep afterwards. Returns the waker that was replaced, to be dropped outside the lock.
+    #[inline]
+    pub(super) fn begin_poll(&mut self, waker: Option<&Waker>) -> Option<Waker> {
+        self.is_attended = false;
+        self.waits_since = None;
+        self.wait(waker?)
+    }
+
+    /// The reader waits. Returns the waker that was replaced, to be dropped outside the lock.
+    #[inline]
+    pub(super) fn wait(&mut self, waker: &Waker) -> Option<Waker> {
+        self.waits_since = None;
+        self.is_writing = false;
+        match &self.reader {
+            Some(reader) if reader.will_wake(waker) => None,
+            _ => self.reader.replace(waker.clone()),
+        }
+    }
+
+    /// Whether a reader that has registered this waker can go on waiting: it was not woken since,
+    /// and nothing is to be sent.
+    pub(super) fn still_waits(&mut self, waker: &Waker) -> bool {
+        let reader = self.reader.as_ref();
+        let is_asleep = reader.is_some_and(|reader| reader.will_wake(waker))
+            && !self.something_waits()
+            && !self.is_ended;
+        if is_asleep {
+            self.waits_since = None;
+            self.is_writing = false;
+        }
+        is_asleep
+    }
+
+    /// Notes what was taken: the outbox counts its own events.
+    #[inline]
+    pub(super) fn took(&mut self, bytes: usize, other_events: u64) {
+        self.last_taken = Instant::now();
+        self.heartbeat_due = false;
+        self.is_writing = true;
+        // The rest waits from now on: a server whose buffers are full does not come back for it.
+        self.waits_since = (!self.outbox.is_empty()).then_some(self.last_taken);
+        self.taken.bytes += bytes as u64;
+        self.taken.events += other_events;
     }
 
     /// What the server has taken, ever.

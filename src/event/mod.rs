@@ -17,7 +17,6 @@
 
 pub(crate) mod boundary;
 pub(crate) mod check;
-pub(crate) mod chunk;
 pub(crate) mod encode;
 
 mod decode;

@@ -176,17 +176,8 @@ impl<F> Stream<F> {
     where
         F: Future<Output = Result<Response<B>, E>>,
     {
-        #[cfg(feature = "serve")]
-        if let Some(left) = self.reader.poll_left(cx) {
-            return left.map(|()| None);
-        }
         self.poll_handler(cx);
         let next = self.reader.poll_frame(cx);
-        #[cfg(feature = "serve")]
-        self.reader.polled(match &next {
-            Poll::Ready(Some(Ok(frame))) => Some(frame),
-            _ => None,
-        });
         if self.reader.is_ended() {
             self.handler = None;
         }

@@ -244,19 +244,13 @@ fn stream<B, F>(
         reader.end(CloseReason::Closed);
         return Response::from_parts(head, SseBody::head());
     }
-    reader.begin();
-    #[cfg(feature = "serve")]
-    let head = {
-        let mut head = head;
-        head.extensions.insert(reader.mark());
-        head
-    };
+    reader.begin(handler.is_some());
     Response::from_parts(head, SseBody::stream(reader, handler))
 }
 
 fn adopted<B, F>(mut reader: Reader, inner: Response<B>) -> Response<SseBody<B, F>> {
     let (parts, body) = inner.into_parts();
-    reader.open();
+    reader.begin_adopted();
     Response::from_parts(head(Some(parts)), SseBody::adopted(reader, body))
 }
 

@@ -108,6 +108,7 @@ impl Rule {
                 is_http1: request.version() <= Version::HTTP_11,
                 is_http2: request.version() == Version::HTTP_2,
             },
+            link: request.extensions().get().cloned(),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::event::chunk::Chunk;
+use bytes::Bytes;
 
 /// One life of a log. Random, made with the log: a log that was lost, wiped or made anew has
 /// another.
@@ -88,14 +88,15 @@ impl Position {
     }
 
     /// An event of these lines as it stands on the wire, with this position as its id.
-    pub(crate) fn frame(&self, lines: &[u8]) -> Chunk {
+    pub(crate) fn frame(&self, lines: &[u8]) -> Bytes {
         let digits = self.offset.checked_ilog10().unwrap_or(0) as usize + 1;
         let id = b"id: ".len() + 16 + 1 + digits + 1 + 8 + 1;
-        Chunk::build(lines.len() + id + 1, |frame| {
-            frame.extend_from_slice(lines);
-            self.write_id(frame);
-            frame.push(b'\n');
-        })
+        // Exactly: a buffer with room to spare costs an allocation more.
+        let mut frame = Vec::with_capacity(lines.len() + id + 1);
+        frame.extend_from_slice(lines);
+        self.write_id(&mut frame);
+        frame.push(b'\n');
+        frame.into()
     }
 
     /// Appends the `id` line that carries this position.

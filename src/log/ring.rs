@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use crate::event::chunk::Chunk;
+use bytes::Bytes;
 
 /// One event of a topic.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Entry {
     pub(crate) tag: u32,
     /// The event as it stands on the wire, with its id. Empty for a hole: what stands in its place
     /// in the log can be given to nobody.
-    pub(crate) frame: Chunk,
+    pub(crate) frame: Bytes,
     /// When it came, in the broker's count of milliseconds.
     pub(crate) time: u64,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// What an entry counts against a bound in bytes: its frame, and its places in the tables.
     pub(crate) fn cost(&self) -> usize {
-        self.frame.size() + 128
+        self.frame.len() + 128
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
         Entry {
             offset,
             tag: offset as u32 * 10,
-            frame: Chunk::of(b"data: x\n\n"),
+            frame: Bytes::from_static(b"data: x\n\n"),
             time: 0,
         }
     }
@@ -211,7 +211,7 @@ mod tests {
         let mut ring = Ring::default();
         ring.push(entry(3));
         ring.push(Entry {
-            frame: Chunk::default(),
+            frame: Bytes::new(),
             ..entry(5)
         });
         ring.push(entry(9));

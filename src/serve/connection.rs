@@ -2,9 +2,9 @@
 //!
 //! 1. The first bytes tell HTTP/2 (its preface) from HTTP/1.1. hyper then serves it; what was read
 //!    ahead comes first.
-//! 2. Over HTTP/1.1 a response whose body is a stream may leave hyper: see `leaving`. hyper writes
-//!    the head and the first frame together, and then its body stays pending. Once that is flushed,
-//!    the socket is taken back, and hyper's buffers are freed.
+//! 2. Over HTTP/1.1 a response whose body is a stream may leave hyper: see `handoff`. The socket is
+//!    taken back, and hyper's buffers are freed. A stream in which no application code runs joins a
+//!    driver; any other is driven here, until that is so.
 //! 3. After a clean end the socket goes to another connection of hyper's, for HTTP/1.1.
 
 use std::{
@@ -32,10 +32,10 @@ use tower_service::Service;
 
 use super::{
     direct::{Direct, Left},
-    groups::Groups,
+    drivers::Drivers,
+    handoff::{Handoff, HandoffBody},
+    in_flight::{Counted, Requests},
     io::Io,
-    leaving::{Door, ServedBody},
-    requests::{Counted, Requests},
     settings::Settings,
     shutdown::{Phase, Watcher},
 };
@@ -57,7 +57,7 @@ pub(super) struct Site<S, A> {
     pub(super) service: S,
     pub(super) settings: Arc<Settings>,
     /// Not what keeps them: a stream in one of them has this.
-    pub(super) groups: Weak<Groups>,
+    pub(super) drivers: Weak<Drivers>,
     pub(super) addr: A,
     pub(super) watcher: Watcher,
 }
@@ -119,11 +119,33 @@ where
         Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // None: the server takes no new streams, and this connection had not begun by then.
-        let groups = self.groups.upgrade();
-        let left = Box::pin(self.http1(io, groups.is_some())).await;
-        if let (Some((direct, closes)), Some(groups)) = (left, groups) {
-            let watcher = self.watcher.clone();
-            groups.drive(Box::pin(self.stream(direct, closes)), &watcher);
+        let drivers = self.drivers.upgrade();
+        let left = Box::pin(self.http1(io, drivers.is_some())).await;
+        if let (Some((direct, closes)), Some(drivers)) = (left, drivers) {
+            // In boxes, as the stream is: the task of a connection that never leaves hyper has no
+            // room for it.
+            Box::pin(self.serve_stream(direct, closes, drivers)).await;
+        }
+    }
+
+    /// Drives a stream that has left hyper: in this task for as long as application code runs in its
+    /// body, together with others from then on.
+    async fn serve_stream<Sock>(
+        mut self,
+        direct: Box<Direct<Sock, B>>,
+        closes: bool,
+        drivers: Arc<Drivers>,
+    ) where
+        Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let watcher = self.watcher.clone();
+        match self.watcher.unless(Phase::Over, drive_alone(direct)).await {
+            Some(Alone::Quiet(direct)) => {
+                let stream = async move { self.stream_left(direct.await, closes).await };
+                drivers.drive(Box::pin(stream), &watcher);
+            }
+            Some(Alone::Left(left)) => self.stream_left(left, closes).await,
+            None => {}
         }
     }
 
@@ -133,12 +155,12 @@ where
         &mut self,
         io: Io<Sock>,
         may_leave: bool,
-    ) -> Option<(Direct<Sock, B>, bool)>
+    ) -> Option<(Box<Direct<Sock, B>>, bool)>
     where
         Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let door = Door::new(io.flushed(), self.settings.direct && may_leave);
-        let service = self.answerer(door.clone());
+        let handoff = Handoff::new(io.flushed(), self.settings.direct && may_leave);
+        let service = self.answerer(handoff.clone());
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.settings.header_read_timeout)
@@ -152,7 +174,7 @@ where
                 if Pin::new(&mut connection).poll(cx).is_ready() {
                     return Poll::Ready(Turn::Done);
                 }
-                if door.is_open() {
+                if handoff.is_ready() {
                     return Poll::Ready(Turn::Leave);
                 }
                 reached.as_mut().poll(cx).map(|()| Turn::Reached)
@@ -167,12 +189,13 @@ where
                 Turn::Reached => return None,
             }
         }
-        let leaver = door.leave()?;
+        let leaver = handoff.leave()?;
         let parts = connection.into_parts()?;
         let mut io = parts.io.into_inner();
         // Copied, since it would keep all of hyper's buffer for as long as the stream is open.
         io.put_back(Bytes::copy_from_slice(&parts.read_buf));
-        Some((Direct::new(io, leaver.reader, leaver.body), leaver.closes))
+        let direct = Box::new(Direct::new(io, leaver.body, leaver.link));
+        Some((direct, leaver.closes))
     }
 
     async fn http2<Sock>(&mut self, io: Io<Sock>)
@@ -183,7 +206,7 @@ where
         let time = self.settings.header_read_timeout;
         let (idle, idle_again) = (requests.rest(time), requests.rest(time));
         let service = CountingAnswerer {
-            answerer: self.answerer(Door::closed()),
+            answerer: self.answerer(Handoff::none()),
             requests,
         };
         let connection = http2::Builder::new(Owned(self.watcher.clone()))
@@ -207,21 +230,20 @@ where
         }
     }
 
-    fn answerer(&self, door: Door<B>) -> Answerer<S, A, B> {
+    fn answerer(&self, handoff: Handoff<B>) -> Answerer<S, A, B> {
         Answerer {
             service: Box::new(self.service.clone()),
             addr: Arc::new(self.addr.clone()),
-            door,
+            handoff,
         }
     }
 
-    /// Drives a stream on its socket, and then uses the socket again, or closes it.
-    async fn stream<Sock>(self, direct: Direct<Sock, B>, closes: bool)
+    /// Uses the socket of a stream again, or closes it.
+    async fn stream_left<Sock>(self, left: Left<Sock>, closes: bool)
     where
         Sock: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // Its group sees to the last phase.
-        let Left::Clean(mut io) = direct.await else {
+        let Left::Clean(mut io) = left else {
             return;
         };
         if closes || self.watcher.phase() != Phase::Running {
@@ -231,6 +253,35 @@ where
             tokio::spawn(self.serve_again(*io));
         }
     }
+}
+
+/// What has become of a stream that was driven alone.
+enum Alone<S, B> {
+    Left(Left<S>),
+    /// No application code runs in it any more.
+    Quiet(Box<Direct<S, B>>),
+}
+
+/// Drives a stream in the task of its connection, for as long as application code runs in its body:
+/// that code must not hold up other streams.
+async fn drive_alone<S, B>(mut direct: Box<Direct<S, B>>) -> Alone<S, B>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    if !direct.is_quiet() {
+        let left = poll_fn(|cx| match Pin::new(&mut *direct).poll(cx) {
+            Poll::Ready(left) => Poll::Ready(Some(left)),
+            Poll::Pending if direct.is_quiet() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        if let Some(left) = left.await {
+            return Alone::Left(left);
+        }
+        direct.leave_task();
+    }
+    Alone::Quiet(direct)
 }
 
 enum Turn {
@@ -243,7 +294,7 @@ enum Turn {
 struct Answerer<S, A, B> {
     service: Box<S>,
     addr: Arc<A>,
-    door: Door<B>,
+    handoff: Handoff<B>,
 }
 
 impl<S, A, B> hyper::service::Service<Request<Incoming>> for Answerer<S, A, B>
@@ -255,12 +306,12 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError> + Send,
 {
-    type Response = Response<ServedBody<B>>;
+    type Response = Response<HandoffBody<B>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let pass = self.door.pass(&request);
+        let pass = self.handoff.pass(&mut request);
         let mut service = S::clone(&self.service);
         let addr = PeerAddr(A::clone(&self.addr));
         request.extensions_mut().insert(addr);
@@ -269,7 +320,7 @@ where
             ready.map_err(Into::into)?;
             let answered = service.call(request).await;
             let response = answered.map_err(Into::into)?;
-            Ok(pass.response(response).await)
+            Ok(pass.response(response))
         })
     }
 }
@@ -289,7 +340,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError> + Send,
 {
-    type Response = Response<Counted<ServedBody<B>>>;
+    type Response = Response<Counted<HandoffBody<B>>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 

@@ -11,7 +11,7 @@ use std::{
     fmt,
     future::Future,
     mem,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
@@ -24,11 +24,11 @@ use tower_service::Service;
 
 use super::{
     direct::{Direct, Left},
+    handoff::{Handoff, HandoffBody, Pass},
     io::Io,
-    leaving::{Door, Pass, ServedBody},
     wire::{Came, Wire},
 };
-use crate::{BoxError, connection::Mark};
+use crate::BoxError;
 
 /// A service as [`serve`](crate::serve::serve) serves it over HTTP/1.1, without a socket.
 ///
@@ -94,11 +94,11 @@ where
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<R>) -> Self::Future {
+    fn call(&mut self, mut request: Request<R>) -> Self::Future {
         let wire = Wire::default();
         let io = Io::new(wire.clone(), Bytes::new(), None);
-        let door = Door::new(io.flushed(), true);
-        let pass = door.pass(&request);
+        let door = Handoff::new(io.flushed(), true);
+        let pass = door.pass(&mut request);
         ServedFuture {
             answer: self.service.call(request),
             way: Some((Way { wire, io, door }, pass)),
@@ -126,10 +126,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.answer.poll(cx))?;
-        let (mut head, body) = response.into_parts();
+        let (head, body) = response.into_parts();
         // What the server looks at, when the body is polled.
         let looked_at = Response::from_parts(head.clone(), body);
-        head.extensions.remove::<Mark>();
         let body = match this.way.take() {
             Some((way, pass)) => WireBody {
                 state: State::Answered(Box::new((looked_at, pass, way))),
@@ -154,7 +153,7 @@ impl<F, B> fmt::Debug for ServedFuture<F, B> {
 ///
 /// It ends cleanly where the server writes the last chunk, and with an error where the server closes
 /// the socket without one.
-pub struct WireBody<B: Body> {
+pub struct WireBody<B> {
     state: State<B>,
     is_direct: bool,
 }
@@ -163,21 +162,21 @@ pub struct WireBody<B: Body> {
 struct Way<B> {
     wire: Wire,
     io: Io<Wire>,
-    door: Door<B>,
+    door: Handoff<B>,
 }
 
-enum State<B: Body> {
+enum State<B> {
     /// Not polled yet: the server does so at once, or as soon as hyper can write.
     Answered(Box<(Response<B>, Pass<B>, Way<B>)>),
     /// In hyper, which may be about to lose it.
-    InHyper(Pin<Box<ServedBody<B>>>, Box<Way<B>>),
+    InHyper(Pin<Box<HandoffBody<B>>>, Box<Way<B>>),
     Direct(Box<Direct<Wire, B>>, Wire),
     /// All that was written has been read.
     Left(Left<Wire>, Wire),
     Over,
 }
 
-impl<B: Body> WireBody<B> {
+impl<B> WireBody<B> {
     /// Whether this is an event stream that leaves hyper, to be driven straight on its socket. That
     /// is known once the body has been polled.
     pub fn is_direct(&self) -> bool {
@@ -202,23 +201,21 @@ where
             match mem::replace(&mut this.state, State::Over) {
                 State::Answered(answered) => {
                     let (response, pass, way) = *answered;
-                    // It polls the body, and does not wait.
-                    let response = pin!(pass.response(response));
-                    let body = ready!(response.poll(cx)).into_body();
-                    this.is_direct = matches!(body, ServedBody::Held { .. });
+                    let body = pass.response(response).into_body();
                     this.state = State::InHyper(Box::pin(body), Box::new(way));
                 }
                 State::InHyper(mut body, mut way) => {
                     // What was given before has been written, now that there is to be more.
-                    if Pin::new(&mut way.io).poll_flush(cx).is_ready() && way.door.is_open() {
+                    if Pin::new(&mut way.io).poll_flush(cx).is_ready() && way.door.is_ready() {
                         if let Some(leaver) = way.door.leave() {
                             let Way { wire, io, .. } = *way;
-                            let direct = Direct::new(io, leaver.reader, leaver.body);
+                            let direct = Direct::new(io, leaver.body, leaver.link);
                             this.state = State::Direct(Box::new(direct), wire);
                             continue;
                         }
                     }
                     let frame = body.as_mut().poll_frame(cx);
+                    this.is_direct = way.door.has_leaver();
                     this.state = State::InHyper(body, way);
                     return frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)));
                 }
@@ -246,9 +243,10 @@ where
                 State::Left(left, wire) => {
                     let error = match left {
                         _ if wire.is_over() => return Poll::Ready(None),
-                        Left::Broken(error) => error.into(),
                         Left::Clean(_) => "the last chunk has not come".into(),
-                        Left::Gone => "the socket was closed".into(),
+                        Left::Broken(error) => {
+                            error.unwrap_or_else(|| "the socket was closed".into())
+                        }
                     };
                     return Poll::Ready(Some(Err(error)));
                 }
@@ -261,7 +259,8 @@ where
         match &self.state {
             State::Answered(answered) => answered.0.body().is_end_stream(),
             State::InHyper(body, _) => body.is_end_stream(),
-            State::Direct(..) | State::Left(..) => false,
+            State::Direct(direct, _) => direct.is_end_stream(),
+            State::Left(_, wire) => wire.is_over(),
             State::Over => true,
         }
     }
@@ -276,93 +275,10 @@ where
     }
 }
 
-impl<B: Body> fmt::Debug for WireBody<B> {
+impl<B> fmt::Debug for WireBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WireBody")
             .field("is_direct", &self.is_direct)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        future::{Ready, ready},
-        sync::{
-            Arc, Mutex,
-            atomic::{AtomicUsize, Ordering},
-        },
-        task::{Wake, Waker},
-    };
-
-    use http_body_util::Empty;
-    use tower_layer::Layer;
-
-    use super::*;
-    use crate::{Event, SseConnection, SseLayer, serve::wire::Came};
-
-    #[derive(Clone, Default)]
-    struct Capture(Arc<Mutex<Option<SseConnection>>>);
-
-    impl Service<Request<Empty<Bytes>>> for Capture {
-        type Response = Response<Empty<Bytes>>;
-        type Error = BoxError;
-        type Future = Ready<Result<Self::Response, BoxError>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, mut request: Request<Empty<Bytes>>) -> Self::Future {
-            *self.0.lock().unwrap() = request.extensions_mut().remove();
-            ready(Ok(Response::default()))
-        }
-    }
-
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Only the server's own task sees this: nobody reads meanwhile.
-    #[test]
-    fn stream_closed_during_a_write_releases_its_socket() {
-        let capture = Capture::default();
-        let mut service = SseLayer::any_path().layer(capture.clone());
-        let wakes = Arc::new(Wakes::default());
-        let waker = Waker::from(Arc::clone(&wakes));
-        let cx = &mut Context::from_waker(&waker);
-        let call = pin!(service.call(Request::new(Empty::new())));
-        let Poll::Ready(Ok(response)) = call.poll(cx) else {
-            panic!("it answers at once");
-        };
-        let sse = capture.0.lock().unwrap().take().unwrap();
-        let (head, mut body) = response.into_parts();
-        let Poll::Ready(Some(Ok(first))) = Pin::new(&mut body).poll_frame(cx) else {
-            panic!("the welcome is there");
-        };
-        let mark = head.extensions.get::<Mark>().unwrap();
-        let reader = mark.take_over(first.data_ref().unwrap()).unwrap();
-
-        let wire = Wire::default();
-        let io = Io::new(wire.clone(), Bytes::new(), None);
-        let mut direct = Direct::new(io, reader, Box::pin(()));
-        let mut poll = |cx: &mut Context<'_>| Pin::new(&mut direct).poll(cx);
-        sse.try_send(Event::message("a")).unwrap();
-        assert!(poll(cx).is_pending());
-        sse.try_send(Event::message("b")).unwrap();
-        assert!(poll(cx).is_pending());
-        let before = wakes.0.load(Ordering::Relaxed);
-        // The other reader of the connection: it ends from outside.
-        drop(body);
-        assert_eq!(wakes.0.load(Ordering::Relaxed), before + 1);
-        assert!(matches!(poll(cx), Poll::Ready(Left::Gone)));
-        // Less than a chunk has been written.
-        assert!(matches!(wire.read(), Ok(Came::Part)) && !wire.is_over());
-        assert!(sse.is_closed());
     }
 }

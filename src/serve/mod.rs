@@ -8,31 +8,41 @@
 //!   though something is to be written, and be it a heartbeat: no layer can do that;
 //! - drains and shuts down in one call, in bounded time:
 //!   [`with_graceful_shutdown`](Serve::with_graceful_shutdown) and [`drain`](Serve::drain);
-//! - drives streams over HTTP/1.1 straight on their sockets, which takes less of the processor and
+//! - writes streams over HTTP/1.1 straight to their sockets, which takes less processor time and
 //!   far less memory.
 //!
 //! # Direct streams
 //!
-//! For an HTTP/1.1 response in hyper there are two buffers of 8 KiB, and much of the cost of sending
-//! an event. So when the response of an [`SseLayer`](crate::SseLayer) has come out of all the layers
-//! around it, and nothing is left to do but to write its events, hyper writes the head, and the
-//! socket is taken from it. What goes over the wire is the same, byte for byte. After a clean end
-//! the socket goes back, for the next request.
+//! hyper keeps two buffers of 8 KiB for each HTTP/1.1 connection, and takes nearly half of the
+//! processor time of a delivery. So the socket of an event stream leaves hyper once the response's
+//! head is written. From then on the server polls the response's body itself, through every layer
+//! around it, and writes each frame to the socket as one chunk. The bytes on the wire are those that
+//! hyper would write. After a clean end the socket goes back to hyper, for the next request.
 //!
-//! A stream stays with hyper if its request had a body, an `Expect` or an `Upgrade`; if its handler
-//! still runs in the body; if there is nothing to give at first (a layer
-//! [`without_welcome`](crate::SseLayer::without_welcome), and no event yet); if a layer outside has
-//! changed its status, its version, its `content-encoding`, its length or its first frame; over HTTP/2
-//! and HTTP/1.0; and if it is [adopted](crate::SseLayer::adopt).
+//! A stream is direct if
 //!
-//! Layers outside see the head and the first frame of a direct stream, not the later ones: what counts
-//! or logs a body's bytes sees those of its beginning, and a timeout of bodies does not act. Where
-//! that matters, turn direct streams off ([`direct`](Serve::direct)). The response's body is kept,
-//! without being polled, and dropped when the stream has ended: permits and guards in it fall then.
+//! - its request was HTTP/1.1, and had no body, no `Expect` and no `Upgrade`;
+//! - its response is a 200 of media type `text/event-stream` whose length is not known: no
+//!   `content-length`, no exact [`size_hint`](http_body::Body::size_hint);
+//! - the response has no `trailer` header.
 //!
-//! A client that shuts its side of the connection has left, as it has with hyper. What it sends during
-//! its stream is kept for the next request, up to 16 KiB; beyond that nothing is read until the stream
-//! has ended, and that it has left is noticed with the next write.
+//! It makes no difference which crate made the stream, whether a handler still runs in its body, or
+//! what layers outside do to it: they may change, count, compress, delay or end its frames, as under
+//! any other server. [`direct(false)`](Serve::direct) leaves all streams to hyper.
+//!
+//! A task drives up to 256 streams in which no application code runs. A stream whose handler still
+//! runs has a task of its own until that handler has finished; so has a stream that was
+//! [adopted](crate::SseLayer::adopt) or made without this crate, until its end. Application code
+//! in one stream thus never delays another, except that code which blocks its thread delays what
+//! else that thread has to run.
+//!
+//! - An empty frame is skipped. Trailers end the body, and are not sent, as in hyper.
+//! - A body that fails or panics breaks its stream off: the socket is closed without the last chunk.
+//! - A stream whose layer has ended it (a lifetime, a drain's deadline, the stall timeout) is dropped
+//!   with its socket, also while a write is pending.
+//! - A client that shuts its side of the connection has left, as it has with hyper. What it sends
+//!   during its stream is kept for the next request, up to 16 KiB. Beyond that nothing is read until
+//!   the stream has ended, and that the client has left is noticed with the next write.
 //!
 //! # Slow and idle peers
 //!
@@ -76,18 +86,19 @@
 //! # }
 //! ```
 
-mod accepting;
+#[cfg(feature = "axum-serve")]
+mod axum;
+mod backoff;
+mod chunk;
 mod connection;
 mod direct;
-#[cfg(feature = "axum-serve")]
-mod for_axum;
-mod groups;
+mod drivers;
+mod handoff;
+mod in_flight;
 #[cfg(feature = "test-util")]
 pub(crate) mod in_memory;
 mod io;
-mod leaving;
 mod listener;
-mod requests;
 mod settings;
 mod shutdown;
 #[cfg(feature = "test-util")]
@@ -113,9 +124,9 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use self::{
-    accepting::Pauses,
+    backoff::Backoff,
     connection::Site,
-    groups::Groups,
+    drivers::Drivers,
     settings::Settings,
     shutdown::{Phase, Shutdown},
 };
@@ -181,8 +192,8 @@ impl<L, S> Serve<L, S> {
         self
     }
 
-    /// Drives HTTP/1.1 streams straight on their sockets, or leaves them with hyper: they are direct
-    /// by default.
+    /// Sets whether event streams over HTTP/1.1 are written straight to their sockets: see
+    /// [Direct streams](self#direct-streams). `true` by default; `false` leaves them to hyper.
     pub fn direct(mut self, is_direct: bool) -> Self {
         self.settings.direct = is_direct;
         self
@@ -250,12 +261,12 @@ where
         } = self;
         let settings = Arc::new(settings);
         let shutdown = Shutdown::new();
-        let groups = Arc::new(Groups::default());
-        let (connections, streams) = (&shutdown, Arc::downgrade(&groups));
+        let drivers = Arc::new(Drivers::default());
+        let (connections, streams) = (&shutdown, Arc::downgrade(&drivers));
         let accepted_from = &mut listener;
         // It has the service, which need not be shared by threads.
         let accepting = async move {
-            let mut pauses = Pauses::default();
+            let mut pauses = Backoff::default();
             loop {
                 match accepted_from.accept().await {
                     Ok((handshake, addr)) => {
@@ -263,7 +274,7 @@ where
                         let site = Site {
                             service: service.clone(),
                             settings: Arc::clone(&settings),
-                            groups: Weak::clone(&streams),
+                            drivers: Weak::clone(&streams),
                             addr,
                             watcher: connections.watcher(),
                         };
@@ -278,7 +289,7 @@ where
             () = accepting => {}
             () = signal => {}
         }
-        drop(groups);
+        drop(drivers);
         // Its socket is closed: who comes now is refused by the system.
         drop(listener);
         shutdown.set(Phase::Finishing);

@@ -8,7 +8,7 @@ mod contract;
 
 #[path = "."]
 mod bodies {
-    use support::bodies::paths;
+    use support::bodies::{paths, timed};
 
     mod bad_input;
     mod basics;
@@ -27,7 +27,7 @@ mod bodies {
 
 #[path = "."]
 mod direct {
-    use support::direct::paths;
+    use support::direct::{paths, timed};
 
     mod bad_input;
     mod basics;

@@ -1,7 +1,7 @@
 //! Publish, subscribe, pull, cut, resume, evict, unsubscribe in any order, against a model that
 //! says what each reader has to get, event by event.
 
-use super::paths;
+use super::{paths, timed};
 use paths::connection_untouched;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -276,11 +276,11 @@ impl World {
                 world.connect(client, topics.clone(), 0).await;
             }
             world.live(client);
-            world.read(client, usize::MAX);
+            world.read(client, usize::MAX).await;
             world.clients[client].stream = None;
             world.connect(client, topics.clone(), 0).await;
             world.live(client);
-            world.read(client, usize::MAX);
+            world.read(client, usize::MAX).await;
         }
     }
 
@@ -315,7 +315,7 @@ impl World {
                 }
             }
             Step::Live(client) => self.live(client),
-            Step::Read { client, events } => self.read(client, events),
+            Step::Read { client, events } => self.read(client, events).await,
             Step::Cut(client) => self.clients[client].stream = None,
             Step::Subscribe { client, topic } => {
                 let client = &mut self.clients[client];
@@ -398,7 +398,10 @@ impl World {
     }
 
     /// The client reads some events: what it does not read before it is cut is lost on the way.
-    fn read(&mut self, client: usize, events: usize) {
+    async fn read(&mut self, client: usize, events: usize) {
+        // A direct stream that has registered its waker looks again once it is woken, and the
+        // broker's task does that.
+        timed::settle().await;
         let client = &mut self.clients[client];
         let Some(stream) = &mut client.stream else {
             return;

@@ -35,7 +35,7 @@ use tower_sse::{
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
     layer::{GuardError, PatternError, ResponseFuture, SseBody, SseService},
     serve::{Handshaking, Io, PeerAddr, Serve, TcpListener},
-    test_util::{EventReader, ReadError, Served, ServedFuture, WireBody},
+    test_util::{DirectProbe, EventReader, ReadError, Served, ServedFuture, WireBody},
 };
 
 /// Asks a type for its traits: a constant of its own exists only where the bound holds, and hides
@@ -110,6 +110,7 @@ fn public_types_keep_their_auto_traits() {
         Decoded,
         CloseReason,
         ClosedError,
+        DirectProbe,
         ConnectionStats,
         Drained,
         LimitError,

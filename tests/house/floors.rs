@@ -100,7 +100,7 @@ const MOST_LINES: usize = 450;
 
 /// Groups of files that import one another, by module and number of files. They are to become fewer
 /// and smaller: a group that is gone has to go from here too.
-const KNOWN_CYCLES: &[(&str, usize)] = &[("connection", 13)];
+const KNOWN_CYCLES: &[(&str, usize)] = &[("connection", 12)];
 
 #[test]
 fn modules_import_only_from_lower_layers() -> TestResult {

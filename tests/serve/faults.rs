@@ -55,7 +55,7 @@ async fn small_until(
     .await;
     let mut client = Raw::connect_small(server.address).await;
     let sse = streams.open(&mut client).await;
-    assert_eq!(is_direct, streams.polls() == 1);
+    assert_eq!(is_direct, streams.direct() == 1);
     (streams, server, client, sse)
 }
 
@@ -145,7 +145,7 @@ async fn stalled_client_is_closed_with_only_heartbeats_to_write() {
         let stats = streams.connections.stats();
         assert_eq!(stats.events, 1, "the welcome alone");
         assert!(stats.bytes > 20, "heartbeats");
-        assert_eq!(is_direct, streams.polls() == 1);
+        assert_eq!(is_direct, streams.direct() == 1);
         streams.gone().await;
         let mut text = Vec::new();
         within("the rest", client.read_to_end(&mut text))
@@ -183,7 +183,7 @@ async fn gets_all_slowly(is_direct: bool) {
     .await;
     let mut client = Raw::connect_small(server.address).await;
     let sse = streams.open(&mut client).await;
-    assert_eq!(is_direct, streams.polls() == 1);
+    assert_eq!(is_direct, streams.direct() == 1);
     sse.send(big(20_000)).await.unwrap();
     let mut seconds = interval(Duration::from_secs(1));
     for _ in 0..17 {
@@ -209,7 +209,7 @@ async fn is_not_given_up(is_direct: bool) {
     .await;
     let mut client = Raw::connect_small(server.address).await;
     let sse = streams.open(&mut client).await;
-    assert_eq!(is_direct, streams.polls() == 1);
+    assert_eq!(is_direct, streams.direct() == 1);
     sse.send(big(2_000_000)).await.unwrap();
     let start = Instant::now();
     let mut ticks = interval(Duration::from_millis(50));
@@ -354,7 +354,7 @@ async fn silent(user_timeout: Duration, write_deadline: Option<Duration>) {
         let server = tokio::spawn(served.into_future());
         let mut proxy = Raw::connect_small(address).await;
         let sse = streams.open(&mut proxy).await;
-        assert_eq!(is_direct, streams.polls() == 1);
+        assert_eq!(is_direct, streams.direct() == 1);
         let sent = Instant::now();
         sse.send(big(10_000_000)).await.unwrap();
         let reason = within("the end", sse.closed()).await;

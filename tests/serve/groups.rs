@@ -136,7 +136,7 @@ async fn event_is_one_write_on_a_socket_without_vectored_writes() {
     sockets.send(Ok(single)).await.unwrap();
     let mut client = Raw::over(client);
     let sse = streams.open(&mut client).await;
-    assert_eq!(streams.polls(), 1, "it is direct");
+    assert_eq!(streams.direct(), 1, "it is direct");
     writes.lock().unwrap().clear();
     for size in [1, 100, 8_000, 20_000, 500_000] {
         sse.send(Event::message("x".repeat(size))).await.unwrap();

@@ -35,7 +35,7 @@ async fn open(layer: SseLayer, is_direct: bool) -> (Streams, Server, Raw, SseCon
         Server::ours_small(streams.router.clone(), move |serve| serve.direct(is_direct)).await;
     let mut client = Raw::connect_small(server.address).await;
     let sse = streams.open(&mut client).await;
-    assert_eq!(is_direct, streams.polls() == 1);
+    assert_eq!(is_direct, streams.direct() == 1);
     (streams, server, client, sse)
 }
 

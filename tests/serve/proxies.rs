@@ -160,13 +160,13 @@ async fn come_at_once(proxy: &Proxy, streams: &mut Streams, is_direct: bool) {
 
 /// The same, without a time limit. Returns the times of 50 events, the shortest first.
 async fn come(proxy: &Proxy, streams: &mut Streams, is_direct: bool) -> Vec<Duration> {
-    let polls = streams.polls();
+    let before = streams.direct();
     let mut client = Raw::request(proxy.address, &format!("{GET}last-event-id: 7-ü\r\n")).await;
     let sse = streams.next().await;
     assert_eq!(sse.last_event_id(), Some("7-ü"));
     client.stream_head().await;
     assert_eq!(client.event().await.unwrap().data, "hello");
-    assert_eq!(is_direct, streams.polls() == polls + 1);
+    assert_eq!(is_direct, streams.direct() == before + 1);
     let mut took = Vec::new();
     for number in 0..50 {
         let start = Instant::now();

@@ -190,7 +190,7 @@ async fn a_unix_socket_is_served_with_direct_streams() {
         .await
         .unwrap();
     assert_eq!(client.event().await.unwrap().data.len(), 2_000_000);
-    assert_eq!(streams.polls(), 1);
+    assert_eq!(streams.direct(), 1);
     sse.close();
     assert_eq!(client.chunk().await, Err(End::LastChunk));
     gets_plain(&mut client).await;

@@ -56,7 +56,7 @@ async fn is_not_given_up(is_direct: bool) {
     let server = small(&streams, &tls, is_direct).await;
     let mut client = Raw::over(tls.connect_small(server.address).await);
     let sse = streams.open(&mut client).await;
-    assert_eq!(is_direct, streams.polls() == 1);
+    assert_eq!(is_direct, streams.direct() == 1);
     // TLS takes it as a whole, and holds it while it goes out.
     sse.send(Event::message("x".repeat(60_000))).await.unwrap();
     let start = Instant::now();

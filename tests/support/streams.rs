@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll},
@@ -24,7 +24,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
 };
-use tower_sse::{Connections, Event, SseConnection, SseLayer};
+use tower_sse::{Connections, Event, SseConnection, SseLayer, test_util::DirectProbe};
 
 use super::{raw::Raw, until, within};
 
@@ -40,6 +40,7 @@ pub struct Streams {
 #[derive(Default)]
 struct Bodies {
     polls: AtomicUsize,
+    probes: Mutex<Vec<DirectProbe>>,
     alive: AtomicUsize,
 }
 
@@ -93,6 +94,9 @@ impl Streams {
             let bodies = Arc::clone(&bodies);
             move |request: Request, next: Next| {
                 let bodies = Arc::clone(&bodies);
+                bodies
+                    .probes()
+                    .extend(DirectProbe::of(request.extensions()));
                 async move {
                     let mut response: Response = next.run(request).await;
                     change.of_head(&mut response);
@@ -137,7 +141,13 @@ impl Streams {
         sse
     }
 
-    /// How often response bodies were polled: once for each stream that is direct.
+    /// How many responses are direct streams, or were.
+    pub fn direct(&self) -> usize {
+        let probes = self.bodies.probes();
+        probes.iter().filter(|probe| probe.is_direct()).count()
+    }
+
+    /// How often response bodies were polled.
     pub fn polls(&self) -> usize {
         self.bodies.polls.load(SeqCst)
     }
@@ -154,6 +164,12 @@ impl Streams {
         })
         .await;
         until("no connection to be left", || self.connections.is_empty()).await;
+    }
+}
+
+impl Bodies {
+    fn probes(&self) -> MutexGuard<'_, Vec<DirectProbe>> {
+        self.probes.lock().unwrap()
     }
 }
 

@@ -10,9 +10,9 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// The pauses between attempts to accept a connection.
 #[derive(Debug, Default)]
-pub(super) struct Pauses(Duration);
+pub(super) struct Backoff(Duration);
 
-impl Pauses {
+impl Backoff {
     /// A connection was accepted.
     pub(super) fn accepted(&mut self) {
         self.0 = Duration::ZERO;

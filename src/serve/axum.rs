@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::{Io, TcpListener, accepting::Pauses};
+use super::{Io, TcpListener, backoff::Backoff};
 
 /// With feature "axum-serve". What is set for the sockets holds there too, and [`Io`] keeps the
 /// [`write_deadline`](TcpListener::write_deadline). The peer's address is not axum's `ConnectInfo`,
@@ -25,7 +25,7 @@ impl axum::serve::Listener for TcpListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Io<TcpStream>, SocketAddr) {
-        let mut pauses = Pauses::default();
+        let mut pauses = Backoff::default();
         loop {
             match self.accept_stream().await {
                 Ok((stream, addr)) => {
