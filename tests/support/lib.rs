@@ -31,6 +31,7 @@ pub mod tls;
 pub mod topics;
 pub mod traffic;
 pub mod watched;
+pub mod wrapped;
 
 /// Streams are response bodies.
 #[path = "suites"]
