@@ -42,7 +42,7 @@ pub(crate) struct Server {
 }
 
 async fn topic(State(broker): State<Broker>, sse: SseConnection) -> Result<(), Error> {
-    broker.subscribe(&sse, "news").await?.live();
+    broker.subscribe(&sse, "news").await?.start();
     Ok(())
 }
 
@@ -111,7 +111,7 @@ impl Server {
 impl Serves for Server {
     async fn answer(&self, _: &str) -> String {
         let stats = self.connections.stats();
-        let subscribers = self.broker.subscribers("news").expect("a topic");
+        let subscribers = self.broker.subscriber_count("news").expect("a topic");
         joined([
             self.connections.len() as u64,
             subscribers as u64,

@@ -62,7 +62,7 @@ fn app(
     let broker = broker.clone();
     let events = async move |Path(room): Path<usize>, sse: SseConnection| -> Result<(), Error> {
         let topics = ["news".to_owned(), format!("room:{room}")];
-        broker.subscribe(&sse, topics).await?.live();
+        broker.subscribe(&sse, topics).await?.start();
         Ok(())
     };
     Router::new()

@@ -128,7 +128,7 @@ async fn events(
         let text = "name at least one topic, as in /events?topic=news";
         return Err((StatusCode::BAD_REQUEST, text).into());
     }
-    hub.broker.subscribe(&sse, topics).await?.live();
+    hub.broker.subscribe(&sse, topics).await?.start();
     Ok(())
 }
 
@@ -164,7 +164,7 @@ async fn add_topic(
     Path((uuid, topic)): Path<(String, String)>,
 ) -> Result<StatusCode> {
     let sse = hub.connection(&uuid)?;
-    hub.broker.subscribe(&sse, topic).await?.live();
+    hub.broker.subscribe(&sse, topic).await?.start();
     Ok(StatusCode::NO_CONTENT)
 }
 

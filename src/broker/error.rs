@@ -1,4 +1,4 @@
-//! What can go wrong with a broker.
+//! The error of a broker.
 
 use std::{error::Error, fmt};
 
@@ -8,7 +8,8 @@ use crate::{
     connection::AttachError,
 };
 
-/// An event was not published, or not certainly; or a connection was not subscribed.
+/// An error of a broker: an event was not published or may not have been, or a connection was not
+/// subscribed.
 #[derive(Debug)]
 pub struct BrokerError {
     kind: Kind,
@@ -26,20 +27,21 @@ enum Kind {
     OtherBroker,
 }
 
-/// What a [`BrokerError`] is about.
+/// The kind of a [`BrokerError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BrokerErrorKind {
     /// The topic's name is empty or too long.
     Topic,
-    /// The event cannot be published: it has an id of its own, it has no data, or its type is that
-    /// of a control event.
+    /// The event cannot be published: it has an id of its own, it has no data, or it has the type of
+    /// a control event.
     Event,
-    /// The log did not take the event, or not certainly.
+    /// The log did not accept the event, or may not have accepted it.
     Append(AppendErrorKind),
     /// The connection is closed.
     Closed(CloseReason),
-    /// The connection cannot be subscribed: its events are numbered, or it is another broker's.
+    /// The connection cannot be subscribed: its events are numbered, or it is subscribed with another
+    /// broker.
     Connection,
 }
 
@@ -60,7 +62,7 @@ impl BrokerError {
         Kind::Closed(reason).into()
     }
 
-    /// What the error is about.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> BrokerErrorKind {
         match &self.kind {
             Kind::Topic(_) => BrokerErrorKind::Topic,
@@ -105,17 +107,20 @@ impl fmt::Display for BrokerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Topic(error) => error.fmt(f),
-            Kind::HasId => f.write_str("event has an id of its own: ids are the broker's"),
-            Kind::NoData => f.write_str("event has no data: clients would not see it"),
+            Kind::HasId => f.write_str("cannot publish an event with an id of its own"),
+            Kind::NoData => f.write_str("cannot publish an event without data"),
             Kind::ControlEvent(event_type) => {
-                write!(f, "event type {event_type:?} is that of a control event")
+                write!(
+                    f,
+                    "cannot publish an event of the control type {event_type:?}"
+                )
             }
             Kind::Append(error) => error.fmt(f),
             Kind::Closed(reason) => write!(f, "event stream is closed: {reason}"),
-            Kind::Numbered => {
-                f.write_str("connection's events are numbered: their ids would be taken for places")
+            Kind::Numbered => f.write_str("cannot subscribe a connection with numbered events"),
+            Kind::OtherBroker => {
+                f.write_str("connection is already subscribed with another broker")
             }
-            Kind::OtherBroker => f.write_str("connection is subscribed with another broker"),
         }
     }
 }
@@ -123,7 +128,7 @@ impl fmt::Display for BrokerError {
 impl Error for BrokerError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
-            // Shown in its place, so that it does not stand in the chain twice.
+            // Displayed instead of this error, so that it does not appear in the chain twice.
             Kind::Append(error) => error.source(),
             _ => None,
         }

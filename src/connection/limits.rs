@@ -113,7 +113,7 @@ impl SseConnection {
     ///
     /// async fn events(user: UserId, broker: Broker, sse: SseConnection) -> Result<(), tower_sse::Error> {
     ///     sse.limit(&user, 5)?;
-    ///     broker.subscribe(&sse, format!("user:{}", user.0)).await?.live();
+    ///     broker.subscribe(&sse, format!("user:{}", user.0)).await?.start();
     ///     Ok(())
     /// }
     /// ```

@@ -16,7 +16,7 @@ const TICK: Duration = Duration::from_millis(64);
 /// A subscriber whose server has taken an event, and does not come back for the next one.
 async fn stalled(layer: &SseLayer, broker: &Broker) -> (SseConnection, EventReader) {
     let (sse, mut events) = connection_of(layer, Request::default()).await;
-    broker.subscribe(&sse, "news").await.unwrap().live();
+    broker.subscribe(&sse, "news").await.unwrap().start();
     publish(broker).await;
     while events.event().await.unwrap().data != "news" {}
     (sse, events)
@@ -91,13 +91,13 @@ async fn events_before_start_do_not_stall() {
         .stall_timeout(STALL_TIMEOUT);
     let broker = Broker::in_memory();
     let (sse, mut events) = connection_of(&layer, Request::default()).await;
-    let resume = broker.subscribe(&sse, "news").await.unwrap();
+    let subscription = broker.subscribe(&sse, "news").await.unwrap();
     assert_eq!(events.event().await.unwrap().event_type, "welcome");
     publish(&broker).await;
     sleep(10 * STALL_TIMEOUT).await;
     assert!(!sse.is_closed());
 
-    resume.live();
+    subscription.start();
     let (reason, time) = end_of(&sse).await;
     assert_eq!(reason, CloseReason::SlowConsumer);
     let expected = STALL_TIMEOUT..=STALL_TIMEOUT + 2 * TICK;

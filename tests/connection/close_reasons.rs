@@ -218,7 +218,7 @@ async fn slow_consumer() {
     let builder = Broker::builder().history(History::default().events(1));
     let broker = builder.slow_consumer(SlowConsumer::Disconnect).in_memory();
     let mut case = Case::answered();
-    broker.subscribe(&case.sse, "a").await.unwrap().live();
+    broker.subscribe(&case.sse, "a").await.unwrap().start();
     for text in ["1", "2", "3"] {
         broker.publish("a", Event::message(text)).await.unwrap();
     }

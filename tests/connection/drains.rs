@@ -140,14 +140,14 @@ async fn drained_subscribers_resume_without_loss() {
     let mut readers = Vec::new();
     for _ in 0..50 {
         let (sse, events) = connect(&bare(&connections)).await;
-        broker.subscribe(&sse, "a").await.unwrap().live();
+        broker.subscribe(&sse, "a").await.unwrap().start();
         readers.push(tokio::spawn(read(events)));
     }
     sleep(seconds(1)).await;
     let drained = connections.drain().over(seconds(3)).await;
     assert_eq!((drained.ended, drained.cut), (50, 0));
     publisher.await.unwrap();
-    assert_eq!(broker.subscribers("a").unwrap(), 0);
+    assert_eq!(broker.subscriber_count("a").unwrap(), 0);
 
     let elsewhere = Connections::new();
     let mut places = HashSet::new();
@@ -171,7 +171,7 @@ async fn drained_subscribers_resume_without_loss() {
         let (sse, events) = connection_of(&layer, again).await;
         let subscribed = broker.subscribe(&sse, "a").await.unwrap();
         assert!(subscribed.is_exact());
-        subscribed.live();
+        subscribed.start();
         let rest = tokio::spawn(read(events));
         settle().await;
         sse.close();

@@ -65,7 +65,7 @@ async fn hooks_may_reenter_the_library_and_panic() {
 
         // Somebody who is told of all lives.
         let (watcher, mut lives) = open(&SseLayer::any_path()).await;
-        broker.subscribe(&watcher, "lives").await.unwrap().live();
+        broker.subscribe(&watcher, "lives").await.unwrap().start();
 
         let (sse, mut events) = open(&watched).await;
         assert_eq!(texts(&mut events, 1).await, ["from a hook"]);

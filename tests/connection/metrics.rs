@@ -21,7 +21,7 @@ async fn every_metric_is_recorded_under_its_name() {
     let layer = SseLayer::any_path().max_connections(1);
     let broker = Broker::in_memory();
     let (sse, mut events) = connection_of(&layer, Request::default()).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     broker.publish("a", Event::message("1")).await.unwrap();
     while events.event().await.unwrap().data != "1" {}
     sse.send(Event::message("waits")).await.unwrap();
@@ -49,8 +49,8 @@ async fn every_metric_is_recorded_under_its_name() {
         ("sse_connections_opened_total", 1),
         ("sse_connections_closed_total{reason=\"closed\"}", 0),
         ("sse_requests_refused_total", 1),
-        ("sse_events_taken_total", stats.events),
-        ("sse_bytes_taken_total", stats.bytes),
+        ("sse_events_sent_total", stats.events),
+        ("sse_bytes_sent_total", stats.bytes),
         ("sse_events_queued", 1),
         ("sse_bytes_queued", stats.queued_bytes),
         ("sse_topics", 1),

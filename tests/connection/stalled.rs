@@ -94,7 +94,7 @@ async fn unread_rest_of_a_running_handler_stalls() {
 /// A stream, polled by hand, that subscribes to a topic.
 async fn subscribed(layer: &SseLayer, broker: &Broker) -> (SseConnection, Stream) {
     let (sse, stream) = open(layer);
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     (sse, stream)
 }
 
@@ -123,7 +123,7 @@ async fn unread_topic_event_stalls() {
             sleep(seconds(5)).await;
             publish(&broker, "nor this").await;
             assert_stalls(&layer, since).await;
-            assert_eq!(broker.subscribers("a").unwrap(), 0);
+            assert_eq!(broker.subscriber_count("a").unwrap(), 0);
         }
     }
 }
@@ -322,7 +322,7 @@ async fn slow_subscriber_is_disconnected_without_a_poll() {
         assert!(time <= seconds(16), "{time:?}");
         assert_eq!(sse.closed().await, CloseReason::SlowConsumer);
         assert_eq!(notes.take(), ["open", "close: slow_consumer"]);
-        assert_eq!(broker.subscribers("a").unwrap(), 0);
+        assert_eq!(broker.subscriber_count("a").unwrap(), 0);
         stream.rest();
         drop(stream);
         assert_eq!(notes.take(), [""; 0]);

@@ -74,7 +74,7 @@ async fn topic_events_are_counted_like_sent_events() {
     let layer = SseLayer::any_path().without_welcome();
     let broker = Broker::in_memory();
     let (sse, mut events) = connect(&layer, None).await;
-    broker.subscribe(&sse, ["a", "b"]).await.unwrap().live();
+    broker.subscribe(&sse, ["a", "b"]).await.unwrap().start();
     events.frame().await.unwrap(); // its place
     for text in ["1", "2", "3"] {
         publish(&broker, "a", text).await;
@@ -93,8 +93,8 @@ async fn broker_stats_count_records_subscriptions_and_gaps() {
     let place = publish(&broker, "a", "0").await;
     let (sse, mut events) = connect(&layer, None).await;
     let (other, _other_events) = connect(&layer, None).await;
-    broker.subscribe(&sse, ["a", "b"]).await.unwrap().live();
-    broker.subscribe(&other, "a").await.unwrap().live();
+    broker.subscribe(&sse, ["a", "b"]).await.unwrap().start();
+    broker.subscribe(&other, "a").await.unwrap().start();
     read_up_to(&mut events, "position").await;
     for _ in 0..10 {
         publish(&broker, "a", "1").await;
@@ -109,7 +109,7 @@ async fn broker_stats_count_records_subscriptions_and_gaps() {
 
     // A gap that is found at a resume is one, though nobody knows how many it has missed.
     let (back, mut back_events) = connect(&layer, Some(&place)).await;
-    broker.subscribe(&back, "a").await.unwrap().live();
+    broker.subscribe(&back, "a").await.unwrap().start();
     read_up_to(&mut back_events, "gap").await;
     assert_eq!((broker.stats().gaps, broker.stats().lagged), (2, 6));
 

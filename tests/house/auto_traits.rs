@@ -25,8 +25,8 @@ use tower_sse::{
         redis::{ConnectError, RedisOptions, RedisStreams},
     },
     broker::{
-        BrokerBuilder, BrokerErrorKind, BrokerStats, Epoch, History, Outcome, Position, Resume,
-        SlowConsumer, Subscribe, TopicError, TopicName,
+        BrokerBuilder, BrokerErrorKind, BrokerStats, Epoch, History, Outcome, Position,
+        SlowConsumer, Subscribe, Subscription, TopicError, TopicName,
     },
     connection::{
         ClosedError, ConnectionStats, Drain, Drained, LimitError, Refusal, RefusalReason,
@@ -178,10 +178,10 @@ fn server_builder_is_send() {
 
 #[test]
 fn broker_types_are_send_but_record_stream_is_not_sync() {
-    let found = traits![Resume, Subscribe<'static>, RecordStream];
+    let found = traits![Subscription, Subscribe<'static>, RecordStream];
     let expected = [
         ("RecordStream", "Send Unpin"),
-        ("Resume", "Send Sync Unpin"),
+        ("Subscription", "Send Sync Unpin"),
         ("Subscribe<'static>", "Send Sync Unpin"),
     ];
     assert_eq!(
@@ -256,10 +256,10 @@ async fn connection_futures_are_send() {
     let broker = Broker::in_memory();
     is_send(broker.publish("a", event()));
     is_send(broker.subscribe(&sse, "a").into_future());
-    let resume = broker.subscribe(&sse, "a").await;
-    let resume = resume.expect("the connection is open");
-    is_send(resume.decided());
-    resume.live();
+    let subscription = broker.subscribe(&sse, "a").await;
+    let subscription = subscription.expect("the connection is open");
+    is_send(subscription.resolved());
+    subscription.start();
 
     let sent = tokio::spawn(async move { sse.send(event()).await });
     assert!(matches!(sent.await, Ok(Ok(()))));

@@ -48,7 +48,7 @@ async fn handler_limits_the_streams_of_each_user() -> TestResult {
     ) -> Result<(), tower_sse::Error> {
         sse.limit(&user, 2)?;
         let topic = format!("user:{}", user.0);
-        broker.subscribe(&sse, topic).await?.live();
+        broker.subscribe(&sse, topic).await?.start();
         Ok(())
     }
     let layer = SseLayer::new("/events");

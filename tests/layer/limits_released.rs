@@ -305,12 +305,12 @@ async fn slow_subscriber_releases_its_limits() {
     let builder = Broker::builder().history(history);
     let broker = builder.slow_consumer(SlowConsumer::Disconnect).in_memory();
     let (sse, _stream) = open(&layer);
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     for _ in 0..5 {
         broker.publish("a", Event::message("x")).await.unwrap();
     }
     assert_eq!(ended(&layer, &sse).await, CloseReason::SlowConsumer);
-    assert_eq!(broker.subscribers("a").unwrap(), 0);
+    assert_eq!(broker.subscriber_count("a").unwrap(), 0);
     assert_released(&layer);
 }
 

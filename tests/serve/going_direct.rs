@@ -183,7 +183,7 @@ async fn wires(request: &str, end: impl AsyncFn(&mut OnWire)) -> [Vec<u8>; 2] {
             path.sse.try_send(Event::message(text)).unwrap();
         }
         path.read("c").await;
-        broker.subscribe(&path.sse, "topic").await.unwrap().live();
+        broker.subscribe(&path.sse, "topic").await.unwrap().start();
         // Its place.
         path.read("").await;
     }

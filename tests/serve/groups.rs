@@ -59,10 +59,10 @@ async fn replay_beside_another() {
     };
     let (_replays, long) = open().await;
     let (mut other, short) = open().await;
-    let resume = broker.subscribe(&long, "long").from(&from).await.unwrap();
-    assert!(resume.is_exact());
+    let subscription = broker.subscribe(&long, "long").from(&from).await.unwrap();
+    assert!(subscription.is_exact());
     // Both are ready now, this one first.
-    resume.live();
+    subscription.start();
     short.try_send(Event::message("short")).unwrap();
     assert_eq!(other.event().await.unwrap().data, "short");
     let replayed = connections.stats().bytes;
@@ -205,7 +205,7 @@ async fn partial_write_is_completed_before_the_next() {
     sockets.send(Ok(Trickle(socket))).await.unwrap();
     let mut client = Raw::over(client);
     let sse = streams.open(&mut client).await;
-    broker.subscribe(&sse, "ticks").await.unwrap().live();
+    broker.subscribe(&sse, "ticks").await.unwrap().start();
     for size in [1, 3, 15, 16, 17, 255, 256, 3_000, 9_000] {
         let text = "x".repeat(size);
         // By both ways: in its chunk already, and not.

@@ -140,7 +140,7 @@ async fn subscriber_behind_its_history_is_disconnected() {
         let builder = Broker::builder().history(History::default().events(2));
         let broker = builder.slow_consumer(SlowConsumer::Disconnect).in_memory();
         let (streams, _server, mut client, sse) = open(quiet(), is_direct).await;
-        broker.subscribe(&sse, "a").await.unwrap().live();
+        broker.subscribe(&sse, "a").await.unwrap().start();
         for _ in 0..20 {
             let event = Event::message("x".repeat(200_000));
             broker.publish("a", event).await.unwrap();

@@ -288,7 +288,7 @@ async fn run(steps: Vec<Step>, end: End, is_subscribed: bool, disconnects: bool)
 
     if is_subscribed {
         for sse in [body.sse(), direct.sse()] {
-            broker.subscribe(sse, "topic").await.unwrap().live();
+            broker.subscribe(sse, "topic").await.unwrap().start();
         }
     }
     for step in &steps {
