@@ -141,7 +141,7 @@ async fn invalid_publish_is_refused_with_a_reason() -> TestResult {
             &*long_topic,
             vec![],
             400,
-            "topic name has 257 bytes: it takes 1 to 256",
+            "topic name has 257 bytes: the limits are 1 and 256",
         ),
         ("/topics/%FF", vec![], 400, "UTF-8"),
         ("/topics/a", b"\xFF".to_vec(), 400, "UTF-8"),

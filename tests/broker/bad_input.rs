@@ -209,7 +209,10 @@ async fn empty_or_overlong_topic_name_is_refused_everywhere() {
         ];
         for error in errors {
             assert_eq!(error.kind(), BrokerErrorKind::Topic);
-            let text = format!("topic name has {} bytes: it takes 1 to 256", name.len());
+            let text = format!(
+                "topic name has {} bytes: the limits are 1 and 256",
+                name.len()
+            );
             assert_eq!(error.to_string(), text);
         }
     }

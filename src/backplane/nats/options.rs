@@ -16,10 +16,10 @@ use tokio::time::timeout;
 
 use super::{
     JetStream,
+    connection::NatsConnection,
     error::{ConnectError, Kind},
-    link::Link,
-    log::Log,
-    settings::Settings,
+    log::StreamLog,
+    settings::JetStreamSettings,
 };
 
 /// How long a log that is set up waits for its server.
@@ -54,7 +54,7 @@ const PING: Duration = Duration::from_secs(2);
 #[must_use = "options do nothing until they connect"]
 pub struct JetStreamOptions {
     urls: String,
-    settings: Settings,
+    settings: JetStreamSettings,
     credentials: Option<Credentials>,
     root_certificates: Vec<PathBuf>,
     client_certificate: Option<(PathBuf, PathBuf)>,
@@ -77,7 +77,7 @@ impl JetStreamOptions {
     pub fn new(urls: impl Into<String>) -> Self {
         Self {
             urls: urls.into(),
-            settings: Settings::default(),
+            settings: JetStreamSettings::default(),
             credentials: None,
             root_certificates: Vec::new(),
             client_certificate: None,
@@ -85,7 +85,8 @@ impl JetStreamOptions {
         }
     }
 
-    /// Names the stream: `tower-sse` by default. Brokers that are to be one name the same.
+    /// Sets the name of the stream. Defaults to `tower-sse`. Brokers that share a log must use the same
+    /// stream name.
     pub fn stream(mut self, name: impl Into<String>) -> Self {
         self.settings.stream = name.into();
         self
@@ -99,7 +100,7 @@ impl JetStreamOptions {
     }
 
     /// Keeps the stream in the server's memory, rather than in its files, as is the default. It is
-    /// lost with the server then, and clients are told of a gap.
+    /// lost with the server then, and a gap is announced to clients.
     pub fn in_memory(mut self) -> Self {
         self.settings.is_in_memory = true;
         self
@@ -223,13 +224,13 @@ impl JetStreamOptions {
         let servers = self.urls.split(',').map(|url| server(url.trim()));
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
 
-        let link = Arc::new(Link::default());
+        let connection = Arc::new(NatsConnection::default());
         let options = self.options(&servers).await?;
-        let client = Link::options(&link, options)
+        let client = NatsConnection::options(&connection, options)
             .connect(servers)
             .await
             .map_err(|error| ConnectError::new(Kind::Client, error))?;
-        let log = Log::new(client, link, self.settings);
+        let log = StreamLog::new(client, connection, self.settings);
         // Later is no error.
         let _ = timeout(FIRST_CONNECT, log.connected()).await;
         Ok(JetStream { log: Arc::new(log) })

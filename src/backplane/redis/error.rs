@@ -132,19 +132,19 @@ impl fmt::Display for Unexpected {
 
 impl Error for Unexpected {}
 
-/// A record is larger than the log takes.
+/// A record is larger than the limit.
 #[derive(Debug)]
 pub(super) struct TooLarge {
     pub(super) size: usize,
-    pub(super) most: usize,
+    pub(super) max: usize,
 }
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "record has {} bytes: the log takes at most {}",
-            self.size, self.most
+            "record has {} bytes: the limit is {}",
+            self.size, self.max
         )
     }
 }
