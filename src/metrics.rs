@@ -1,8 +1,8 @@
 //! The figures of connections and brokers, for the [`metrics`] facade.
 //!
-//! [`ConnectionStats::record`] and [`BrokerStats::record`] set what an exporter then shows. Call them
-//! before each scrape of a pull exporter, or every few seconds for a push exporter. Sending an event
-//! costs the same with this feature as without it.
+//! [`ConnectionStats::record`] and [`BrokerStats::record`] set what an exporter then shows. Call
+//! them before each scrape of a pull exporter, or every few seconds for a push exporter. Sending an
+//! event costs the same with this feature as without it.
 //!
 //! | name | kind | what |
 //! | --- | --- | --- |
@@ -22,8 +22,8 @@
 //! | `sse_events_lagged_total` | counter | events missed by slow subscribers |
 //! | `sse_records_unreadable_total` | counter | records of the log that cannot be sent to clients |
 //!
-//! A later call overwrites the values of an earlier one. A process with several registries or brokers
-//! has to add up their figures itself.
+//! A later call overwrites the values of an earlier one. A process with several registries or
+//! brokers has to add up their figures itself.
 //!
 //! # Example
 //!

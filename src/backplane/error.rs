@@ -79,8 +79,8 @@ impl ReadError {
         }
     }
 
-    /// Returns an error for a position that is no longer in the log as it was: the log is another one
-    /// now.
+    /// Returns an error for a position that is no longer in the log as it was: the log is another
+    /// one now.
     pub fn rewritten() -> Self {
         Self {
             is_rewritten: true,

@@ -23,8 +23,8 @@ const BACKLOG: usize = 1 << 16;
 /// It is a handle: clones refer to the same log, so that several brokers (such as the nodes of a
 /// test) can share it. It retains the latest records for readers that start later.
 ///
-/// The log ends with the process. After a restart the epoch is another one, and a gap is announced to
-/// clients that reconnect.
+/// The log ends with the process. After a restart the epoch is another one, and a gap is announced
+/// to clients that reconnect.
 #[derive(Clone)]
 pub struct Memory {
     log: Arc<MemoryLog>,
@@ -60,11 +60,11 @@ impl Memory {
         Self::with_window(BACKLOG)
     }
 
-    /// Returns a log that retains this many records for readers that start later. With 0 it keeps only
-    /// what a reader has still to read, which is enough for one broker.
+    /// Returns a log that retains this many records for readers that start later. With 0 it keeps
+    /// only what a reader has still to read, which is enough for one broker.
     ///
-    /// A reader that is more than 65,536 records behind (or more than the window, if that is larger)
-    /// loses the oldest. The loss is reported as [`Read::Lost`].
+    /// A reader that is more than 65,536 records behind (or more than the window, if that is
+    /// larger) loses the oldest. The loss is reported as [`Read::Lost`].
     pub fn with_window(records: usize) -> Self {
         let epoch = Epoch::new(fastrand::u64(..));
         let start = Position::new(epoch, 0, 0);

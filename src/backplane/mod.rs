@@ -4,8 +4,8 @@
 //! reader per node feeds its broker, in order, including the node's own events. Topics, replay and
 //! gaps are then handled once, in the broker.
 //!
-//! [`Memory`] is the log of one process. With the features `redis` and `nats`, several nodes share a
-//! `redis::RedisStreams` or a `nats::JetStream`.
+//! [`Memory`] is the log of one process. With the features `redis` and `nats`, several nodes share
+//! a `redis::RedisStreams` or a `nats::JetStream`.
 
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod envelope;
@@ -85,17 +85,17 @@ impl Read {
 /// 1. Offsets strictly rise within an epoch, and are the same for all readers. The epoch is random
 ///    and created with the log. The tag of each record is random.
 /// 2. A reader receives each record that the log retains once, in the order of the offsets. Dropped
-///    records are reported as [`Read::Lost`], before the next record. Records that cannot be decoded
-///    are reported as [`Read::Unreadable`], at their positions. The first item of a log that no
-///    longer has its first record is a `Lost`.
+///    records are reported as [`Read::Lost`], before the next record. Records that cannot be
+///    decoded are reported as [`Read::Unreadable`], at their positions. The first item of a log
+///    that no longer has its first record is a `Lost`.
 /// 3. A reader that starts after a position receives what follows it. If that position is no longer
 ///    in the log as it was (another epoch, another tag), [`read`](Self::read) fails with
 ///    [`ReadError::rewritten`], or the stream ends with that error. A reader never waits for a
 ///    position that cannot come.
 /// 4. [`head`](Self::head) returns the position of the last record known now, or offset 0. A reader
 ///    reaches it without another append.
-/// 5. An append that succeeds returns the record's position, and each reader receives the record. The
-///    error of an append that fails states what is known: see [`AppendErrorKind`].
+/// 5. An append that succeeds returns the record's position, and each reader receives the record.
+///    The error of an append that fails states what is known: see [`AppendErrorKind`].
 /// 6. A future or a stream may be dropped at any time. Only its own result is lost; an append may
 ///    have been carried out.
 #[diagnostic::on_unimplemented(
@@ -116,8 +116,8 @@ pub trait Backplane: Send + Sync + 'static {
     /// Returns whether an offset that readers have seen may get another record within one epoch.
     /// Defaults to true.
     ///
-    /// That is the case for logs that can lose acknowledged records. A broker on such a log trusts a
-    /// position only if it knows the tag.
+    /// That is the case for logs that can lose acknowledged records. A broker on such a log trusts
+    /// a position only if it knows the tag.
     fn may_be_rewritten(&self) -> bool {
         true
     }

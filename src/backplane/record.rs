@@ -114,8 +114,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Returns a record of this topic. The lines are not checked here: a broker checks everything that
-    /// it sends to clients.
+    /// Returns a record of this topic. The lines are not checked here: a broker checks everything
+    /// that it sends to clients.
     pub fn new(topic: TopicName, lines: impl Into<Bytes>) -> Self {
         let lines = lines.into();
         Self { topic, lines }

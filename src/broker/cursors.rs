@@ -181,7 +181,8 @@ impl Cursors {
             ResumeDecision::Exact(position) => (position, true),
             _ => (head, false),
         };
-        // The client's own position stands. Else the earliest counts: what follows it comes in order.
+        // The client's own position stands. Else the earliest counts: what follows it comes in
+        // order.
         let is_known = is_exact && !origin.is_explicit;
         let is_earlier = self
             .position

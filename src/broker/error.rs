@@ -33,15 +33,15 @@ enum Kind {
 pub enum BrokerErrorKind {
     /// The topic's name is empty or too long.
     Topic,
-    /// The event cannot be published: it has an id of its own, it has no data, or it has the type of
-    /// a control event.
+    /// The event cannot be published: it has an id of its own, it has no data, or it has the type
+    /// of a control event.
     Event,
     /// The log did not accept the event, or may not have accepted it.
     Append(AppendErrorKind),
     /// The connection is closed.
     Closed(CloseReason),
-    /// The connection cannot be subscribed: its events are numbered, or it is subscribed with another
-    /// broker.
+    /// The connection cannot be subscribed: its events are numbered, or it is subscribed with
+    /// another broker.
     Connection,
 }
 

@@ -116,8 +116,8 @@ impl LogReader {
         })
     }
 
-    /// Backs off before the next attempt, longer each time; or starts again with a log that proved to
-    /// be another one.
+    /// Backs off before the next attempt, longer each time; or starts again with a log that proved
+    /// to be another one.
     fn failed(&mut self, error: &ReadError) {
         self.failures += 1;
         if error.is_rewritten() {

@@ -7,15 +7,16 @@
 //!
 //! # Positions
 //!
-//! Each topic event carries its [`Position`] as its id, `<epoch>-<offset>-<tag>`. One id is valid for
-//! all topics of a connection. A client that reconnects with a position in `Last-Event-ID`
+//! Each topic event carries its [`Position`] as its id, `<epoch>-<offset>-<tag>`. One id is valid
+//! for all topics of a connection. A client that reconnects with a position in `Last-Event-ID`
 //!
 //! - receives everything after it, once and in order ([`Outcome::Exact`]), or
 //! - receives a `gap` event, which announces that something may be missing ([`Outcome::Gap`]). Its
-//!   data is `{"reason": "…", "missed": n}`, where `n` is a number if it is known, otherwise `null`.
+//!   data is `{"reason": "…", "missed": n}`, where `n` is a number if it is known, otherwise
+//!   `null`.
 //!
-//! A loss is never silent, and nothing is delivered twice. A client without an id, or with an id that
-//! is not a position, starts from now ([`Outcome::Fresh`]).
+//! A loss is never silent, and nothing is delivered twice. A client without an id, or with an id
+//! that is not a position, starts from now ([`Outcome::Fresh`]).
 //!
 //! On quiet topics an occasional `position` event brings clients up to date.
 //!
@@ -29,7 +30,8 @@
 //!
 //! The server chooses the topics of a connection. The id is only a position in them: an id from
 //! another user's stream reveals nothing of that stream. A client may name any retained position of
-//! a topic that it may read now. [`Subscribe::without_replay`] is for topics where that is too much.
+//! a topic that it may read now. [`Subscribe::without_replay`] is for topics where that is too
+//! much.
 //!
 //! # Example
 //!
@@ -99,9 +101,10 @@ use crate::{
 /// It is a handle: clones refer to the same broker. The broker works as long as a handle or a
 /// subscribed connection is left.
 ///
-/// One task for each broker wakes the subscribers. It runs on the Tokio runtime that uses the broker
-/// first, and moves to the next one when that runtime is shut down. A runtime that is neither driven
-/// nor shut down (a current-thread one outside `block_on`) leaves subscribers asleep.
+/// One task for each broker wakes the subscribers. It runs on the Tokio runtime that uses the
+/// broker first, and moves to the next one when that runtime is shut down. A runtime that is
+/// neither driven nor shut down (a current-thread one outside `block_on`) leaves subscribers
+/// asleep.
 #[derive(Clone)]
 pub struct Broker {
     core: Arc<Core>,
@@ -123,9 +126,9 @@ impl BrokerBuilder {
 
     /// Sets how many bytes all topics together keep. Defaults to 64 MiB.
     ///
-    /// At the limit the oldest events are dropped first, regardless of their topics. An event counts
-    /// with its frame and 128 bytes more. A topic that keeps any events counts with its name and 512
-    /// bytes. The latest event is kept in any case.
+    /// At the limit the oldest events are dropped first, regardless of their topics. An event
+    /// counts with its frame and 128 bytes more. A topic that keeps any events counts with its name
+    /// and 512 bytes. The latest event is kept in any case.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.settings.bytes = bytes;
         self
@@ -196,8 +199,8 @@ impl Broker {
     /// Returns an error if
     ///
     /// - the topic's name is empty or longer than 256 bytes,
-    /// - the event has an id of its own, has no data, or has the type of a control event (`welcome`,
-    ///   `gap`, `position`, `reconnect`),
+    /// - the event has an id of its own, has no data, or has the type of a control event
+    ///   (`welcome`, `gap`, `position`, `reconnect`),
     /// - the log does not accept the event. [`BrokerError::kind`] then returns what is known of the
     ///   record, see [`AppendErrorKind`](crate::backplane::AppendErrorKind).
     ///
@@ -238,14 +241,14 @@ impl Broker {
 
     /// Subscribes a connection to topics: one name, or several.
     ///
-    /// The position is fixed when the returned future completes: after the client's `Last-Event-ID`,
-    /// if it sent one, otherwise from now. Events are delivered from that position once
-    /// [`Subscription::start`] is called, or once the [`Subscription`] is dropped and the handler has
-    /// answered.
+    /// The position is fixed when the returned future completes: after the client's
+    /// `Last-Event-ID`, if it sent one, otherwise from now. Events are delivered from that position
+    /// once [`Subscription::start`] is called, or once the [`Subscription`] is dropped and the
+    /// handler has answered.
     ///
-    /// A subscription lasts as long as its connection, and keeps it open. Topics that the connection
-    /// already has are skipped. On a connection whose events are already being delivered, the new
-    /// topics start from now.
+    /// A subscription lasts as long as its connection, and keeps it open. Topics that the
+    /// connection already has are skipped. On a connection whose events are already being
+    /// delivered, the new topics start from now.
     ///
     /// # Errors
     ///
@@ -309,8 +312,8 @@ impl Broker {
 
     /// Returns the current figures.
     ///
-    /// This costs one pass over the topics under the broker's lock. It is meant to be called every few
-    /// seconds, not for every event.
+    /// This costs one pass over the topics under the broker's lock. It is meant to be called every
+    /// few seconds, not for every event.
     pub fn stats(&self) -> BrokerStats {
         self.core.replica.stats()
     }

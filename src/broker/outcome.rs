@@ -12,8 +12,8 @@ pub enum Outcome {
     Fresh,
     /// The client receives everything after its position, once and in order.
     Exact,
-    /// Events after the client's position may be lost. It receives a `gap` event, then events from now
-    /// on.
+    /// Events after the client's position may be lost. It receives a `gap` event, then events from
+    /// now on.
     Gap,
     /// The log has not been read yet. The stream opens, and the outcome is resolved later.
     Pending,

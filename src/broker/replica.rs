@@ -296,7 +296,8 @@ impl Replica {
 
     /// Whether there is a subscriber to wake.
     pub(super) fn is_dirty(&self) -> bool {
-        // Marks are made under the lock, and a task that ends checks them after it has recorded its end.
+        // Marks are made under the lock, and a task that ends checks them after it has recorded its
+        // end.
         let log = self.lock();
         self.wakes_all.load(Ordering::Acquire)
             || self.sweeps.load(Ordering::Acquire)

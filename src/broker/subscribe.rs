@@ -118,8 +118,8 @@ impl<'a> Subscribe<'a> {
         }
     }
 
-    /// Starts from now, whatever position the client sent. This is for topics whose past events must
-    /// not be read by every client that may read them now.
+    /// Starts from now, whatever position the client sent. This is for topics whose past events
+    /// must not be read by every client that may read them now.
     pub fn without_replay(mut self) -> Self {
         self.from = From::Now;
         self

@@ -68,7 +68,8 @@ impl Subscriber {
         self.waiter.set_topics(cursors.topics.len());
     }
 
-    /// Writes what is to be announced, then the events. Returns whether the subscriber may continue.
+    /// Writes what is to be announced, then the events. Returns whether the subscriber may
+    /// continue.
     fn pull_into(&self, cursors: &mut Cursors, batch: &mut Batch) -> bool {
         if !cursors.is_live || !cursors.pending.is_empty() {
             return true;
@@ -140,8 +141,8 @@ impl Subscriber {
         self.waiter.trace_gap(gap.reason.as_str(), gap.missed);
     }
 
-    /// Writes a `position` event when the client's position has fallen far behind. All entries up to
-    /// `visible` have gone out.
+    /// Writes a `position` event when the client's position has fallen far behind. All entries up
+    /// to `visible` have gone out.
     fn bring_up_to_date(&self, cursors: &mut Cursors, visible: u64, batch: &mut Batch) {
         if cursors.topics.is_empty() || !self.is_far(cursors.last_sent, visible) {
             return;

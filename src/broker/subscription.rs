@@ -13,13 +13,13 @@ use crate::connection::Hold;
 
 /// A subscription whose events are held back.
 ///
-/// [`Broker::subscribe`](super::Broker::subscribe) has fixed the position. Events of the topics wait
-/// until [`start`](Self::start) is called, or until this value is dropped and the handler has
-/// answered. Everything that is sent directly before that precedes every topic event. A snapshot that
-/// is loaded and sent meanwhile is therefore never older than the events that follow it.
+/// [`Broker::subscribe`](super::Broker::subscribe) has fixed the position. Events of the topics
+/// wait until [`start`](Self::start) is called, or until this value is dropped and the handler has
+/// answered. Everything that is sent directly before that precedes every topic event. A snapshot
+/// that is loaded and sent meanwhile is therefore never older than the events that follow it.
 ///
-/// The client receives its position only at the start. If it disconnects between snapshot and start,
-/// it reconnects with its old position and receives the snapshot again.
+/// The client receives its position only at the start. If it disconnects between snapshot and
+/// start, it reconnects with its old position and receives the snapshot again.
 ///
 /// # Example
 ///

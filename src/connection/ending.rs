@@ -47,15 +47,17 @@ impl SseConnection {
     /// earlier stays.
     ///
     /// What is queued goes out, and the stream ends cleanly. A handler that still runs is told by
-    /// [`ending`](Self::ending), and has the layer's [`grace`](crate::SseLayer::grace) to finish;
-    /// then it is cut, and the stream breaks off. The time is met up to 64 ms late, and not at all
-    /// outside a Tokio runtime.
+    /// [`ending`](Self::ending), and has the layer's
+    /// [`close_timeout`](crate::SseLayer::close_timeout) to finish; then it is cut, and the stream
+    /// breaks off. The time is met up to 64 ms late, and not at all outside a Tokio runtime.
     pub fn close_at(&self, time: impl Into<Instant>) {
         let time = time.into().min(Instant::now() + NEVER);
         let visit = self.shared.plan(Plan {
             time,
             reason: CloseReason::Lifetime,
-            deadline: time.checked_add(self.shared.config.grace).unwrap_or(time),
+            deadline: time
+                .checked_add(self.shared.config.close_timeout)
+                .unwrap_or(time),
             retry: None,
         });
         let visit = visit.map(|visit| (Arc::clone(&self.shared), visit));
@@ -101,7 +103,7 @@ impl Plan {
         Some(Self {
             time,
             reason: CloseReason::Lifetime,
-            deadline: time + config.grace,
+            deadline: time + config.close_timeout,
             retry: None,
         })
     }
@@ -191,7 +193,7 @@ impl Shared {
             None => Wake::default(),
         };
         if state.closing.is_some() && state.is_open && state.deadline.is_none() {
-            state.deadline = Some(now + self.config.grace);
+            state.deadline = Some(now + self.config.close_timeout);
         }
         let reader = self.beat(&mut state, now);
         let is_ending = state.ending.is_some();

@@ -99,9 +99,9 @@ impl SseConnection {
     ///
     /// # Errors
     ///
-    /// If there are that many already. The connection is refused then: whatever the handler answers,
-    /// the client gets the layer's [`refusal`](crate::SseLayer::refusal). A stream that has started
-    /// ends.
+    /// If there are that many already. The connection is refused then: whatever the handler
+    /// answers, the client gets the layer's [`refusal`](crate::layer::Limits::refusal). A stream
+    /// that has started ends.
     ///
     /// # Example
     ///

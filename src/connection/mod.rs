@@ -21,7 +21,8 @@
 //! A server does not poll the body of a client that takes nothing. So it is the registry that ends,
 //! without the body, what takes too long: a stream from which nothing was taken for the layer's
 //! [`stall_timeout`](crate::SseLayer::stall_timeout), and one that does not get to its end within
-//! the [`grace`](crate::SseLayer::grace), or the drain's deadline. This needs a Tokio runtime.
+//! the [`close_timeout`](crate::SseLayer::close_timeout), or the drain's deadline. This needs a
+//! Tokio runtime.
 //!
 //! # The outbox
 //!
@@ -60,7 +61,7 @@ pub use limits::{LimitError, Refusal, RefusalReason};
 pub use registry::Connections;
 pub use stats::ConnectionStats;
 
-pub(crate) use config::{Config, NEVER, Welcome};
+pub(crate) use config::{Config, NEVER, WelcomeEvent};
 #[cfg(feature = "serve")]
 pub(crate) use direct::{Mark, Piece};
 pub(crate) use error::StreamErrorKind;

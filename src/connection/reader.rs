@@ -20,7 +20,7 @@ use uuid::{Uuid, fmt::Hyphenated};
 use super::direct::Leaving;
 use super::{
     Batch, CloseReason, SseConnection, StreamError,
-    config::{Config, Welcome},
+    config::{Config, WelcomeEvent},
     error::StreamErrorKind,
     shared::{Acceptance, RequestKind, Shared, call_hook},
     state::State,
@@ -126,9 +126,9 @@ impl Reader {
         let connection = SseConnection::uncounted(&self.shared);
         let config = &self.shared.config;
         let mut event = match &config.welcome {
-            Welcome::None => return,
-            Welcome::Custom(welcome) => welcome(&connection),
-            Welcome::Uuid => uuid_welcome(&self.shared.uuid),
+            WelcomeEvent::None => return,
+            WelcomeEvent::Custom(welcome) => welcome(&connection),
+            WelcomeEvent::Uuid => uuid_welcome(&self.shared.uuid),
         };
         if event.has_data() && !event.has_id() {
             // The place at which the connection's topics begin, where that is known by now.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     CloseReason, StreamError,
-    config::{Config, Welcome},
+    config::{Config, WelcomeEvent},
     ending::Plan,
     feed::Feed,
     limits::LimitKey,
@@ -84,7 +84,7 @@ pub(super) struct GoLive {
 
 impl State {
     pub(super) fn new(config: &Config) -> Self {
-        let has_welcome = !matches!(config.welcome, Welcome::None);
+        let has_welcome = !matches!(config.welcome, WelcomeEvent::None);
         Self {
             outbox: Outbox::new(config.outbox),
             reader: None,

@@ -69,7 +69,7 @@ where
             return ResponseFuture::answered(forbidden.response(), kind.is_head);
         }
         let (keys, request) = settings.keys_of(request);
-        let opened = settings.connections.open(&settings.config, info, &keys);
+        let opened = settings.registry.open(&settings.config, info, &keys);
         let (connection, reader) = match opened {
             Ok(opened) => opened,
             Err(reason) => {

@@ -48,8 +48,8 @@ pub struct Position {
 const MAX_LEN: usize = 16 + 1 + 20 + 1 + 8;
 
 impl Position {
-    /// Returns a position in a log: `offset` counts the records from 1, and `tag` is the record's own
-    /// random number. Offset 0 with tag 0 is the position before the first record.
+    /// Returns a position in a log: `offset` counts the records from 1, and `tag` is the record's
+    /// own random number. Offset 0 with tag 0 is the position before the first record.
     pub const fn new(epoch: Epoch, offset: u64, tag: u32) -> Self {
         Self { epoch, offset, tag }
     }
@@ -64,8 +64,8 @@ impl Position {
         self.offset
     }
 
-    /// Returns the record's random number. It distinguishes a log that was rewritten from the one that
-    /// a client has seen.
+    /// Returns the record's random number. It distinguishes a log that was rewritten from the one
+    /// that a client has seen.
     pub const fn tag(&self) -> u32 {
         self.tag
     }

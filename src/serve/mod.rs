@@ -21,7 +21,7 @@
 //!
 //! A stream stays with hyper if its request had a body, an `Expect` or an `Upgrade`; if its handler
 //! still runs in the body; if there is nothing to give at first (a layer
-//! [`without_welcome`](crate::SseLayer::without_welcome), and no event yet); if a layer outside has
+//! [`welcome(None)`](crate::SseLayer::welcome), and no event yet); if a layer outside has
 //! changed its status, its version, its `content-encoding`, its length or its first frame; over HTTP/2
 //! and HTTP/1.0; and if it is [adopted](crate::SseLayer::adopt).
 //!

@@ -14,6 +14,7 @@ use tower_sse::{
     Broker, Event, SseConnection, SseLayer,
     broker::{History, Outcome, Position},
     event::MessageEvent,
+    layer::Welcome,
     test_util::EventReader,
 };
 
@@ -260,7 +261,7 @@ async fn subscription_kept_after_the_response_delays_events() {
 async fn without_welcome_the_position_is_its_own_event() {
     let broker = Broker::in_memory();
     let to = broker.clone();
-    let mut events = answered(layer().without_welcome(), None, move |sse| {
+    let mut events = answered(layer().welcome(None), None, move |sse| {
         let broker = to.clone();
         async move { broker.subscribe(&sse, "a").await.unwrap().start() }
     })
@@ -272,8 +273,8 @@ async fn without_welcome_the_position_is_its_own_event() {
 
 #[tokio::test(start_paused = true)]
 async fn custom_welcome_carries_the_position_if_it_has_data() {
-    type Welcome = fn(&SseConnection) -> Event;
-    let welcomes: [(Welcome, _); 2] = [
+    type WelcomeFn = fn(&SseConnection) -> Event;
+    let welcomes: [(WelcomeFn, _); 2] = [
         (
             |_| Event::new("hello", "you").unwrap(),
             vec![event("hello", "you", 0)],
@@ -286,7 +287,7 @@ async fn custom_welcome_carries_the_position_if_it_has_data() {
     ];
     for (welcome, expected) in welcomes {
         let broker = Broker::in_memory();
-        let mut events = answered(layer().welcome(welcome), None, move |sse| {
+        let mut events = answered(layer().welcome(Welcome::new(welcome)), None, move |sse| {
             let broker = broker.clone();
             async move { broker.subscribe(&sse, "a").await.unwrap().start() }
         })

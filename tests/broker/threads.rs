@@ -41,7 +41,7 @@ async fn connect(place: &str) -> (SseConnection, EventReader) {
         request = request.header("last-event-id", place);
     }
     // Heartbeats, and the reader's own time limit, would poll a body that nobody has woken.
-    let layer = SseLayer::any_path().without_keep_alive();
+    let layer = SseLayer::any_path().keep_alive(None);
     let (sse, events) = connection_of(&layer, request.body(()).unwrap()).await;
     (sse, events.time_limit(10 * LIMIT))
 }

@@ -101,7 +101,7 @@ async fn topic_added_to_a_live_connection_starts_fresh() {
     let (sse, mut events) = connection_of(&layer, request.body(()).unwrap()).await;
     broker.subscribe(&sse, "a").await.unwrap().start();
     publish(&broker, "b", "still old").await;
-    let found = layer.connections().get(&sse.uuid()).unwrap();
+    let found = layer.registered().get(&sse.uuid()).unwrap();
     // The place that the client came with is long past.
     let added = broker.subscribe(&found, ["a", "b"]).await.unwrap();
     assert_eq!(added.outcome(), Outcome::Fresh);
@@ -158,7 +158,7 @@ async fn stream_ends_without_topics_and_handles() {
     broker.subscribe(&sse, ["a", "b"]).await.unwrap().start();
     let uuid = sse.uuid();
     drop(sse);
-    let found = || layer.connections().get(&uuid).unwrap();
+    let found = || layer.registered().get(&uuid).unwrap();
     broker.unsubscribe(&found(), ["a", "never had"]).unwrap();
     publish(&broker, "a", "1").await;
     publish(&broker, "b", "2").await;
@@ -166,7 +166,7 @@ async fn stream_ends_without_topics_and_handles() {
     broker.unsubscribe(&found(), "b").unwrap();
     events.end().await.unwrap();
     assert_eq!(broker.subscriber_count("b").unwrap(), 0);
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

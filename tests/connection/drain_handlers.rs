@@ -13,7 +13,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tower_sse::{
-    CloseReason, Connections, SseConnection, SseLayer, connection::Drained, test_util::EventReader,
+    CloseReason, Connections, SseConnection, SseLayer, connection::Drained, layer::OutboxLimits,
+    test_util::EventReader,
 };
 
 const DRAINED: &str = r#"reconnect: {"reason":"drained"}"#;
@@ -243,12 +244,12 @@ async fn drain_completes_without_a_handler_that_never_responds() {
 #[tokio::test(start_paused = true)]
 async fn unread_streams_are_aborted_at_the_deadline() {
     let connections = Connections::new();
-    let layer = bare(&connections).without_stall_timeout();
+    let layer = bare(&connections).stall_timeout(None);
     let (idle, mut first) = connect(&layer).await;
     let (full, mut second) = connect(&layer).await;
     full.try_send(text("queued")).unwrap();
     // Closed long before, with a grace that ends long after.
-    let patient = layer.clone().grace(LONG);
+    let patient = layer.clone().close_timeout(LONG);
     let (closed, mut third) = connect(&patient).await;
     closed.try_send(text("queued")).unwrap();
     closed.close();
@@ -275,7 +276,9 @@ async fn unread_streams_are_aborted_at_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn handler_of_an_unread_stream_is_aborted_with_it() {
     let connections = Connections::new();
-    let layer = bare(&connections).without_stall_timeout().outbox(1, 1);
+    let layer = bare(&connections)
+        .stall_timeout(None)
+        .outbox(OutboxLimits::new().events(1).bytes(1));
     let layer = handled(&layer, async |sse: SseConnection| {
         while sse.send(text("more")).await.is_ok() {}
         Ok(())
@@ -293,7 +296,7 @@ async fn handler_of_an_unread_stream_is_aborted_with_it() {
 #[tokio::test(start_paused = true)]
 async fn outcome_of_each_stream_is_counted() {
     let connections = Connections::new();
-    let layer = bare(&connections).without_stall_timeout();
+    let layer = bare(&connections).stall_timeout(None);
     let (mut handles, mut readers, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..4 {
         let (sse, events) = connect(&layer).await;
@@ -318,7 +321,7 @@ async fn outcome_of_each_stream_is_counted() {
     readers.push(reader(&hangs));
     readers.push(reader(&finishes));
     // Cut before the drain: it is not counted.
-    let (before, body) = connect(&layer.clone().grace(Duration::ZERO)).await;
+    let (before, body) = connect(&layer.clone().close_timeout(Duration::ZERO)).await;
     before.try_send(text("queued")).unwrap();
     before.close_at(Instant::now());
     settle().await;

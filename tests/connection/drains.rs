@@ -69,7 +69,7 @@ async fn streams_end_cleanly_spread_out_with_a_retry_delay() {
 async fn reconnect_event_can_be_renamed_or_disabled() {
     let connections = Connections::new();
     let named = bare(&connections).reconnect_event(EventType::from_static("moved"));
-    let unnamed = bare(&connections).without_reconnect_event();
+    let unnamed = bare(&connections).reconnect_event(None);
     let (_named, events) = connect(&named).await;
     let first = tokio::spawn(read(events));
     let (_unnamed, events) = connect(&unnamed).await;
@@ -294,7 +294,7 @@ async fn earlier_deadline_of_two_drains_wins() {
 async fn lifetime_ending_in_a_drain_keeps_the_drain_deadline() {
     let connections = Connections::new();
     let layer = handled(
-        &bare(&connections).grace(seconds(1_000)),
+        &bare(&connections).close_timeout(seconds(1_000)),
         async |sse: SseConnection| {
             sse.start();
             sse.close_at(Instant::now() + Duration::from_millis(1));

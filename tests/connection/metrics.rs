@@ -37,13 +37,13 @@ async fn every_metric_is_recorded_under_its_name() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let record = || {
         metrics::with_local_recorder(&recorder, || {
-            layer.connections().stats().record();
+            layer.registered().stats().record();
             broker.stats().record();
         });
         recorder.handle().render()
     };
     let text = record();
-    let stats = layer.connections().stats();
+    let stats = layer.registered().stats();
     for (series, expected) in [
         ("sse_connections_open", 1),
         ("sse_connections_opened_total", 1),

@@ -10,7 +10,11 @@ use std::{
 };
 use tokio_test::block_on;
 use tower::{Layer, Service, service_fn};
-use tower_sse::{CloseReason, Event, SseConnection, SseLayer, connection::TrySendError};
+use tower_sse::{
+    CloseReason, Event, SseConnection, SseLayer,
+    connection::TrySendError,
+    layer::{OutboxLimits, Welcome},
+};
 
 fn layer() -> SseLayer {
     paths::without_welcome(SseLayer::new("/events"))
@@ -52,8 +56,8 @@ fn handle_kept_after_disconnect_reports_client_gone() {
     let clone = sse.clone();
     drop(sse);
     assert_closed(&clone, CloseReason::ClientGone);
-    assert!(layer.connections().is_empty());
-    assert!(layer.connections().get(&clone.uuid()).is_none());
+    assert!(layer.registered().is_empty());
+    assert!(layer.registered().get(&clone.uuid()).is_none());
 }
 
 #[test]
@@ -133,7 +137,7 @@ fn send_from_drop_of_a_panicking_handler_does_not_abort() {
     assert!(caught.is_ok_and(|is_ready| is_ready));
     assert_eq!(notes.take(), ["sent", "closed"]);
     drop(call);
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
 }
 
 #[test]
@@ -150,7 +154,7 @@ fn drop_of_a_connection_value_may_use_the_registry() {
     let layer = layer();
     let (told, tells) = mpsc::channel();
     let (sse, stream) = open(&layer);
-    let value = Value(told, layer.connections().clone());
+    let value = Value(told, layer.registered().clone());
     assert!(sse.insert(value).is_ok());
     drop(sse);
     drop(stream);
@@ -195,14 +199,14 @@ fn panicking_welcome_function_closes_the_connection() {
     let notes = Notes::default();
     let layer = notes
         .on(SseLayer::new("/events"))
-        .welcome(|_| panic!("in the welcome"));
+        .welcome(Welcome::new(|_| panic!("in the welcome")));
     let call = call_sse(&layer, async |sse| {
         sse.start();
         forever().await;
         plain()
     });
     assert!(catch_unwind(AssertUnwindSafe(|| call.response())).is_err());
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
     assert_eq!(notes.take(), ["open", "close: failed"]);
 }
 
@@ -210,7 +214,7 @@ fn panicking_welcome_function_closes_the_connection() {
 fn panicking_predicate_closes_no_stream_and_holds_no_lock() {
     let layer = layer();
     let (sse, mut stream) = open(&layer);
-    let connections = layer.connections().clone();
+    let connections = layer.registered().clone();
     let close = || connections.close_where(|_| panic!("in the predicate"));
     assert!(catch_unwind(AssertUnwindSafe(close)).is_err());
     assert!(!sse.is_closed());
@@ -332,13 +336,13 @@ fn concurrent_closes_report_one_reason() {
             format!("close: {reason}"),
         ];
         assert_eq!(notes.take(), expected);
-        assert!(layer.connections().is_empty());
+        assert!(layer.registered().is_empty());
     }
 }
 
 #[test]
 fn dropped_stream_wakes_all_waiting_senders() {
-    let (sse, stream) = open(&layer().outbox(1, 1));
+    let (sse, stream) = open(&layer().outbox(OutboxLimits::new().events(1).bytes(1)));
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let sse = sse.clone();

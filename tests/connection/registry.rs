@@ -139,9 +139,9 @@ fn layer_shares_its_registry_with_its_clones() {
     let clone = layer.clone();
     let (_one, _stream) = open(&layer);
     let (_two, _other) = open(&clone);
-    assert_eq!(layer.connections().len(), 2);
-    assert_eq!(clone.connections().len(), 2);
-    assert!(SseLayer::new("/events").connections().is_empty());
+    assert_eq!(layer.registered().len(), 2);
+    assert_eq!(clone.registered().len(), 2);
+    assert!(SseLayer::new("/events").registered().is_empty());
 }
 
 #[test]

@@ -30,7 +30,7 @@ async fn read_up_to(events: &mut EventReader, event_type: &str) {
 #[tokio::test(start_paused = true)]
 async fn stats_count_queued_sent_opened_and_closed() {
     let layer = SseLayer::any_path();
-    let stats = || layer.connections().stats();
+    let stats = || layer.registered().stats();
     assert_eq!(stats(), tower_sse::Connections::new().stats());
 
     let (first, events) = connect(&layer, None).await;
@@ -71,7 +71,7 @@ async fn stats_count_queued_sent_opened_and_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn topic_events_are_counted_like_sent_events() {
-    let layer = SseLayer::any_path().without_welcome();
+    let layer = SseLayer::any_path().welcome(None);
     let broker = Broker::in_memory();
     let (sse, mut events) = connect(&layer, None).await;
     broker.subscribe(&sse, ["a", "b"]).await.unwrap().start();
@@ -82,7 +82,7 @@ async fn topic_events_are_counted_like_sent_events() {
     sse.send(Event::message("4")).await.unwrap();
     let frame = events.frame().await.unwrap();
     assert_eq!(frame.windows(6).filter(|it| it == b"data: ").count(), 4);
-    assert_eq!(layer.connections().stats().events, 5);
+    assert_eq!(layer.registered().stats().events, 5);
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,7 +33,10 @@ use tower_sse::{
         SendError, StreamError, TrySendError,
     },
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
-    layer::{GuardError, PatternError, ResponseFuture, SseBody, SseService},
+    layer::{
+        GuardError, KeepAlive, Limits, OutboxLimits, PatternError, ResponseFuture, SseBody,
+        SseService, Welcome,
+    },
     serve::{Handshaking, Io, PeerAddr, Serve, TcpListener},
     test_util::{EventReader, ReadError, Served, ServedFuture, WireBody},
 };
@@ -117,6 +120,10 @@ fn public_types_keep_their_auto_traits() {
         RefusalReason,
         EventTooLong,
         SseRejection,
+        KeepAlive,
+        Limits,
+        OutboxLimits,
+        Welcome,
     ];
     let of_topics = traits![
         Broker,

@@ -152,7 +152,7 @@ async fn frames_end_at_event_boundaries_for_any_chunking() {
 async fn events_of_the_layer_are_sent_between_inner_events() {
     let layer = layer();
     let (pieces, mut events) = adopted(&layer, Request::default()).await;
-    let connection = layer.connections().iter().next().unwrap();
+    let connection = layer.registered().iter().next().unwrap();
     pieces.send("data: 1\n\ndata: ".into()).await.unwrap();
     assert_eq!(frame(&mut events).await, "data: 1\n\n");
     // The second event has begun, and its start is held back.
@@ -161,7 +161,7 @@ async fn events_of_the_layer_are_sent_between_inner_events() {
     assert_eq!(frame(&mut events).await, ":\n");
     pieces.send("2\n\n".into()).await.unwrap();
     assert_eq!(frame(&mut events).await, "data: 2\n\n");
-    assert_eq!(layer.connections().stats().events, 3);
+    assert_eq!(layer.registered().stats().events, 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +171,7 @@ async fn oversized_event_is_sent_in_parts_without_interleaving() {
     let line = Bytes::from(format!("data: {}\n", "x".repeat((1 << 20) - 1)));
     pieces.send(line.clone()).await.unwrap();
     assert_eq!(events.frame().await.unwrap(), line);
-    let connection = layer.connections().iter().next().unwrap();
+    let connection = layer.registered().iter().next().unwrap();
     connection.try_send(Event::message("waits")).unwrap();
     let waiting = tokio::time::timeout(Duration::from_secs(30), events.frame()).await;
     assert!(waiting.is_err(), "{waiting:?}");
@@ -187,7 +187,7 @@ async fn unfinished_event_does_not_outlast_a_drain() {
     let endless = Bytes::from(vec![b'x'; 2 << 20]);
     pieces.send(endless.clone()).await.unwrap();
     assert_eq!(events.frame().await.unwrap(), endless);
-    let drain = tokio::spawn(layer.connections().drain().into_future());
+    let drain = tokio::spawn(layer.registered().drain().into_future());
     let broken = events.frame().await;
     assert!(matches!(broken, Err(ReadError::Broken(_))), "{broken:?}");
     let drained = drain.await.unwrap();
@@ -203,7 +203,7 @@ async fn drain_aborts_only_unfinished_completions() {
         let request = Request::post("/").body(()).unwrap();
         let (pieces, mut events) = adopted(&layer, request).await;
         pieces.send("data: 1\n\n".into()).await.unwrap();
-        let drain = tokio::spawn(layer.connections().drain().into_future());
+        let drain = tokio::spawn(layer.registered().drain().into_future());
         // On paused time: before the earliest cut of a drain, and as a rule after it has begun here.
         tokio::time::sleep(Duration::from_millis(4_900)).await;
         pieces.send("data: 2\n\n".into()).await.unwrap();
@@ -258,7 +258,7 @@ async fn adopted_stream_ends_as_its_inner_stream_does() {
         CloseReason::ClientGone,
     ];
     assert_eq!(*reasons.lock().unwrap(), expected);
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,7 +278,7 @@ async fn adopted_stream_has_connection_limit_and_lifetime() {
     assert!(matches!(other.event().await, Err(ReadError::Ended)));
     while !matches!(events.decoded().await, Err(ReadError::Ended)) {}
     assert!(pieces.is_closed());
-    assert_eq!(layer.connections().stats().closed(CloseReason::Lifetime), 1);
+    assert_eq!(layer.registered().stats().closed(CloseReason::Lifetime), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,7 +309,7 @@ async fn responses_not_eligible_for_adoption_pass_unchanged() {
         assert_eq!(response.status().as_u16(), status);
         assert!(!response.headers().contains_key("cache-control"));
         assert_eq!(response.body().size_hint().exact(), Some(7));
-        assert!(layer.connections().is_empty());
+        assert!(layer.registered().is_empty());
     }
 }
 

@@ -153,7 +153,7 @@ fn inner_service_error_passes_through() {
         };
         assert_eq!(error, Failure);
     }
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
 }
 
 // ===== answers that want no stream =====
@@ -179,7 +179,7 @@ fn assert_declined(layer: &SseLayer, change: impl Fn(&mut Response<Odd>)) {
     });
     let response = call.response();
     assert_eq!(notes.take(), ["own: declined"], "before the body is taken");
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
     assert_untouched(response, &expected);
 
     let sse = kept.recv().unwrap();
@@ -263,7 +263,7 @@ fn declined_200_passes_through_even_with_a_handle_kept() {
     assert_untouched(call.response(), &odd(200));
     let sse = kept.recv().unwrap();
     assert_eq!(tokio_test::block_on(sse.closed()).as_str(), "declined");
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn unsent_200_without_a_handle_is_declined() {
     };
     let response = call(&layer, get("/events"), handler).response();
     assert_eq!(notes.take(), ["own: declined"]);
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
     assert_untouched(response, &odd(200));
 }
 
@@ -303,7 +303,7 @@ fn request_kept_by_the_handler_is_not_a_handle() {
         panic!("no response");
     };
     assert_untouched(response.map(Stream::new), &odd(200));
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn outer_layer_passes_the_stream_of_an_inner_layer() {
     let Poll::Ready(Ok(response)) = call.poll() else {
         panic!("no response");
     };
-    assert!(outside.connections().is_empty());
+    assert!(outside.registered().is_empty());
     let (text, rest) = Stream::new(response.into_body()).rest();
     assert_eq!(text.matches("event: welcome").count(), 1);
     assert!(text.ends_with("data: once\n\n"));

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_sse::{
     Broker, CloseReason, Connections, Event, SseConnection, SseLayer,
+    layer::Limits,
     test_util::{EventReader, ReadError},
 };
 
@@ -52,7 +53,7 @@ async fn handler_limits_the_streams_of_each_user() -> TestResult {
         Ok(())
     }
     let layer = SseLayer::new("/events");
-    let figures = layer.connections().clone();
+    let figures = layer.registered().clone();
     let app = |user: u64, broker: &Broker| {
         Router::new()
             .route("/events", get(events))
@@ -84,7 +85,9 @@ async fn handler_limits_the_streams_of_each_user() -> TestResult {
 async fn key_limit_from_the_request_needs_no_handler() -> TestResult {
     let layer = SseLayer::new("/events")
         .max_connections(3)
-        .max_connections_per(1, |request| request.extensions.get::<UserId>().cloned())
+        .limits(
+            Limits::new().connections_per(1, |request| request.extensions.get::<UserId>().cloned()),
+        )
         .hold_open(true);
     let app = |user: u64| {
         Router::new()

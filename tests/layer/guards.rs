@@ -233,7 +233,7 @@ async fn refusal_by_authority_or_host_keeps_the_connection() {
         assert!(!headers.contains_key(CONTENT_LENGTH), "{version:?}");
         let (status, ..) = client.whole(other).await;
         assert_eq!(status, StatusCode::OK, "{version:?}");
-        assert!(layer.connections().is_empty());
+        assert!(layer.registered().is_empty());
 
         let mut events = client.open("/events").await;
         assert_eq!(events.event().await.unwrap().data, "hello");

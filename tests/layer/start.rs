@@ -52,12 +52,12 @@ fn stream_starts_when_the_inner_service_returns_200() {
         plain()
     });
     assert!(call.poll().is_pending());
-    assert!(layer.connections().iter().next().is_none());
+    assert!(layer.registered().iter().next().is_none());
 
     answer.send(()).unwrap();
     assert!(call.is_woken());
     let mut stream = call.stream();
-    assert_eq!(layer.connections().iter().count(), 1);
+    assert_eq!(layer.registered().iter().count(), 1);
     stream.skip_welcome();
     stream.assert_waits();
     kept.recv()
@@ -202,7 +202,7 @@ fn other_status_after_close_passes_through() {
 #[test]
 fn close_where_does_not_turn_responses_into_streams() {
     let layer = SseLayer::new("/events");
-    let connections = layer.connections().clone();
+    let connections = layer.registered().clone();
     let call = call_sse(&layer, async move |sse| {
         drop(sse);
         assert_eq!(connections.close_where(|_| true), 1);
@@ -245,7 +245,7 @@ fn event_racing_the_response_is_sent_or_refused() {
         } else {
             assert_eq!(text, "the inner body");
         }
-        assert!(layer.connections().is_empty());
+        assert!(layer.registered().is_empty());
     }
 }
 
@@ -265,7 +265,7 @@ fn assert_head_of_a_stream(layer: &SseLayer, notes: &Notes, response: Response<r
     assert_eq!(parts.headers["cache-control"], "no-store, no-transform");
     assert!(!parts.headers.contains_key("content-length"));
 
-    assert!(layer.connections().is_empty(), "nothing stays registered");
+    assert!(layer.registered().is_empty(), "nothing stays registered");
     assert_eq!(body.size_hint().exact(), None);
     assert!(!body.is_end_stream());
     assert!(matches!(body.poll(), Poll::Ready(None)));
@@ -325,7 +325,7 @@ fn declined_head_request_passes_through() {
         assert!(!response.headers().contains_key("content-type"));
         assert_eq!(response.body().size_hint().exact(), Some(14));
     }
-    assert!(layer.connections().is_empty());
+    assert!(layer.registered().is_empty());
 }
 
 // ===== readiness and completion =====

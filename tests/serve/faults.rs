@@ -33,8 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(1);
 
 fn quiet() -> SseLayer {
     SseLayer::new("/events")
-        .without_keep_alive()
-        .without_stall_timeout()
+        .keep_alive(None)
+        .stall_timeout(None)
 }
 
 /// A server with buffers as small as they get, and a stream on it.

@@ -77,7 +77,7 @@ async fn stream_that_needs_hyper_stays_with_it() {
     }
     let running = Streams::with(layer(), Change::Nothing, true);
     assert!(!is_direct(running, GET).await, "a handler that runs");
-    let quiet = Streams::with(layer().without_welcome(), Change::Nothing, false);
+    let quiet = Streams::with(layer().welcome(None), Change::Nothing, false);
     assert!(!is_direct(quiet, GET).await, "nothing to give at first");
 }
 

@@ -125,7 +125,7 @@ impl AsyncWrite for Single {
 /// Over TLS each write is a record of its own.
 #[tokio::test]
 async fn event_is_one_write_on_a_socket_without_vectored_writes() {
-    let mut streams = Streams::new(SseLayer::new("/events").without_keep_alive());
+    let mut streams = Streams::new(SseLayer::new("/events").keep_alive(None));
     let sockets = given(streams.router.clone());
     let (client, socket) = duplex(1_000_000);
     let writes = Arc::new(Mutex::new(Vec::new()));

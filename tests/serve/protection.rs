@@ -20,12 +20,13 @@ use tower_sse::{
     Broker, CloseReason, Event, SseConnection, SseLayer,
     broker::{History, SlowConsumer},
     connection::Refusal,
+    layer::Limits,
 };
 
 const SHORT: Duration = Duration::from_millis(200);
 
 fn quiet() -> SseLayer {
-    SseLayer::new("/events").without_keep_alive()
+    SseLayer::new("/events").keep_alive(None)
 }
 
 /// A stream on a server with small buffers, and whether it is as wanted.
@@ -96,7 +97,9 @@ async fn drained_stream_gets_a_last_event() {
 #[tokio::test]
 async fn stream_counts_towards_the_limit_until_it_ends() {
     for is_direct in [true, false] {
-        let layer = quiet().max_connections(1).refusal(Refusal::Unavailable);
+        let layer = quiet()
+            .max_connections(1)
+            .limits(Limits::new().refusal(Refusal::Unavailable));
         let (mut streams, server, mut client, sse) = open(layer, is_direct).await;
         let mut second = Raw::request(server.address, GET).await;
         assert_eq!(second.head().await.status, StatusCode::SERVICE_UNAVAILABLE);

@@ -21,6 +21,7 @@ use tower::{Layer, Service};
 use tower_sse::{
     BoxError, Broker, CloseReason, Connections, Event, SseConnection, SseLayer,
     broker::{History, SlowConsumer},
+    layer::{OutboxLimits, Welcome},
     test_util::{self, WireBody},
 };
 
@@ -212,7 +213,7 @@ where
             End::Fail => drop(self.sse().fail("broken")),
             End::LetGo => drop(self.sse.take()),
             End::Drain { is_read } => {
-                let drain = self.layer.connections().drain().over(Duration::ZERO);
+                let drain = self.layer.registered().drain().over(Duration::ZERO);
                 tokio::spawn(drain.deadline(Duration::from_secs(1)).into_future());
                 if !is_read {
                     return;
@@ -228,7 +229,7 @@ where
 
     /// All that can be told of it.
     fn outcome(self) -> Outcome {
-        let stats = self.layer.connections().stats();
+        let stats = self.layer.registered().stats();
         Outcome {
             frames: self.frames.iter().map(Bytes::len).collect(),
             end: self.end,
@@ -255,9 +256,9 @@ struct Outcome {
 
 fn layer(notes: &rules::Notes) -> SseLayer {
     let layer = SseLayer::any_path()
-        .welcome(|_| Event::message("hello"))
-        .without_reconnect_event()
-        .outbox(64, 200_000)
+        .welcome(Welcome::new(|_| Event::message("hello")))
+        .reconnect_event(None)
+        .outbox(OutboxLimits::new().events(64).bytes(200_000))
         .stall_timeout(Duration::from_secs(40));
     notes.on(layer)
 }

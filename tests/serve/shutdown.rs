@@ -26,7 +26,7 @@ const PLAIN: &str = "GET /plain HTTP/1.1\r\nhost: a\r\n";
 const SLOW: &str = "GET /slow HTTP/1.1\r\nhost: a\r\n";
 
 fn streams() -> Streams {
-    Streams::new(SseLayer::new("/events").without_keep_alive())
+    Streams::new(SseLayer::new("/events").keep_alive(None))
 }
 
 async fn is_refused(address: SocketAddr) {

@@ -73,7 +73,7 @@ async fn serve(connections: &Connections) -> (Server, Places) {
         .registry(connections)
         // What clients wait before they come back.
         .retry(Duration::from_millis(20))
-        .without_keep_alive();
+        .keep_alive(None);
     let app = Router::new()
         .route("/resume", get(resume))
         .route("/broken", get(broken))

@@ -55,7 +55,7 @@ impl Fixture {
         let layer = SseLayer::any_path()
             .methods([Method::GET, Method::POST])
             .registry(&connections)
-            .without_keep_alive();
+            .keep_alive(None);
         let app = Router::new()
             .route("/events", get(wait))
             .route("/events", post(read_and_wait))

@@ -117,7 +117,7 @@ async fn stream_keeps_only_end_to_end_headers_of_the_handler() {
 #[tokio::test]
 async fn a_client_of_http_1_0_gets_the_stream_without_chunks() {
     let service = ServiceBuilder::new()
-        .layer(SseLayer::new("/events").without_welcome())
+        .layer(SseLayer::new("/events").welcome(None))
         .service_fn(handle);
     let server = Server::hyper_or(SERVER, Hyper::Auto, service).await;
     let mut client = Raw::request(server.address, "GET /events HTTP/1.0\r\n").await;
@@ -190,7 +190,7 @@ async fn streams_of_one_http_2_connection_are_independent() {
 #[tokio::test]
 async fn a_pipelined_request_is_answered_after_the_stream() {
     let service = ServiceBuilder::new()
-        .layer(SseLayer::new("/events").without_welcome())
+        .layer(SseLayer::new("/events").welcome(None))
         .service_fn(handle);
     let server = Server::hyper_or(SERVER, Hyper::Http1, service).await;
     let both = "GET /events HTTP/1.1\r\nhost: x\r\n\r\nGET /other HTTP/1.1\r\nhost: x\r\n";

@@ -24,7 +24,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
 };
-use tower_sse::{Connections, Event, SseConnection, SseLayer};
+use tower_sse::{Connections, Event, SseConnection, SseLayer, layer::Welcome};
 
 use super::{raw::Raw, until, within};
 
@@ -70,14 +70,16 @@ impl Streams {
 
     /// With a layer outside that does this.
     pub fn changed(layer: SseLayer, change: Change) -> Self {
-        let layer = layer.welcome(|_| Event::message("hello")).without_retry();
+        let layer = layer
+            .welcome(Welcome::new(|_| Event::message("hello")))
+            .retry(None);
         Self::with(layer, change, false)
     }
 
     /// With a handler that may go on until its stream is closed, and a layer that has its own
     /// beginning.
     pub fn with(layer: SseLayer, change: Change, runs_on: bool) -> Self {
-        let connections = layer.connections().clone();
+        let connections = layer.registered().clone();
         let (sender, opened) = mpsc::channel(1000);
         let bodies = Arc::new(Bodies::default());
         let handler = move |sse: SseConnection| {

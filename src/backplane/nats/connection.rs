@@ -44,7 +44,8 @@ impl Default for NatsConnection {
 }
 
 impl NatsConnection {
-    /// Returns options with which a client reports its state here, for as long as this value exists.
+    /// Returns options with which a client reports its state here, for as long as this value
+    /// exists.
     pub(super) fn options(this: &Arc<Self>, options: ConnectOptions) -> ConnectOptions {
         let (events, delays) = (Arc::downgrade(this), Arc::downgrade(this));
         let failed = Arc::downgrade(this);

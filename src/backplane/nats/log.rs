@@ -36,8 +36,9 @@ const RETRY_FOR: Duration = Duration::from_secs(5);
 /// How long an append waits for its acknowledgement, at most, before it is sent once more.
 const REPEAT_AFTER: Duration = Duration::from_millis(2500);
 
-/// How long to wait before a stream is made in the position of one that was there. It is said to be gone
-/// before its files are: a server (2.9.10) that is asked for another at once removes those as well.
+/// How long to wait before a stream is made in the position of one that was there. It is said to be
+/// gone before its files are: a server (2.9.10) that is asked for another at once removes those as
+/// well.
 const RECREATE_DELAY: Duration = Duration::from_millis(500);
 
 /// How long the making of a consumer is waited for, before another one is asked for.
@@ -259,8 +260,8 @@ impl StreamLog {
     }
 }
 
-/// Marks a position that was reached by a loss, so that a reader which comes back to it is known, and
-/// does not report the loss again. No record is marked so, except by chance.
+/// Marks a position that was reached by a loss, so that a reader which comes back to it is known,
+/// and does not report the loss again. No record is marked so, except by chance.
 pub(super) fn tag_of_loss(epoch: Epoch, offset: u64) -> u32 {
     let bytes = epoch.value().to_be_bytes().into_iter();
     (api::hash(bytes.chain(offset.to_be_bytes())) >> 32) as u32 | 1

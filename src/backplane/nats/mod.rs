@@ -43,10 +43,10 @@
 //!
 //! # What may be lost
 //!
-//! With file storage a server that is killed and restarted loses nothing that it has acknowledged. A
-//! machine that fails may lose what its disk did not have yet; a stream in memory is lost with its
-//! server. Either is found, and announced as a gap: a stream that was made anew has another epoch, and
-//! each record a random tag by which a rewritten one is known.
+//! With file storage a server that is killed and restarted loses nothing that it has acknowledged.
+//! A machine that fails may lose what its disk did not have yet; a stream in memory is lost with
+//! its server. Either is found, and announced as a gap: a stream that was made anew has another
+//! epoch, and each record a random tag by which a rewritten one is known.
 //!
 //! # Clusters
 //!
@@ -117,8 +117,8 @@ impl JetStream {
         self.log.connection.is_up()
     }
 
-    /// Returns a receiver for whether there is a connection. A notification without a change of value
-    /// means that the connection was lost and re-established.
+    /// Returns a receiver for whether there is a connection. A notification without a change of
+    /// value means that the connection was lost and re-established.
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.log.connection.watch()
     }

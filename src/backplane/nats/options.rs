@@ -85,8 +85,8 @@ impl JetStreamOptions {
         }
     }
 
-    /// Sets the name of the stream. Defaults to `tower-sse`. Brokers that share a log must use the same
-    /// stream name.
+    /// Sets the name of the stream. Defaults to `tower-sse`. Brokers that share a log must use the
+    /// same stream name.
     pub fn stream(mut self, name: impl Into<String>) -> Self {
         self.settings.stream = name.into();
         self

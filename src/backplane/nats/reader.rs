@@ -2,8 +2,8 @@
 //!
 //! 1. What is read goes to the broker in the order of the offsets, each once; `position` is what it
 //!    has had last.
-//! 2. A consumer is made after `position`. Where it begins later, or skips an offset, that is a loss,
-//!    and is reported before what comes next.
+//! 2. A consumer is made after `position`. Where it begins later, or skips an offset, that is a
+//!    loss, and is reported before what comes next.
 //! 3. A consumer that is of no use any more is replaced, with a rest that grows while none of them
 //!    gives anything. Only what the log itself has done to `position` ends the reader.
 

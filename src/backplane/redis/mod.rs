@@ -197,8 +197,8 @@ impl RedisStreams {
     }
 
     /// Returns how many entries of the stream this handle's readers have skipped: written by other
-    /// programs or a later version, too large, or damaged. An entry that is read again counts again.
-    /// With the feature `tracing` the number is reported at most once a second.
+    /// programs or a later version, too large, or damaged. An entry that is read again counts
+    /// again. With the feature `tracing` the number is reported at most once a second.
     pub fn skipped(&self) -> u64 {
         self.handle.shared.skipped.count()
     }

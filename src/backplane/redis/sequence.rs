@@ -43,7 +43,8 @@ impl Sequence {
         }
     }
 
-    /// Begins after this position, if it is in the log: `entry` is what stands there, if anything does.
+    /// Begins after this position, if it is in the log: `entry` is what stands there, if anything
+    /// does.
     pub(super) fn after(
         position: Position,
         entry: Option<&StreamEntry>,

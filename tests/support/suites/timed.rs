@@ -36,7 +36,7 @@ pub fn about(time: Duration) -> RangeInclusive<Duration> {
 /// A layer without a welcome or heartbeats.
 pub fn bare(connections: &Connections) -> SseLayer {
     let layer = SseLayer::new("/events").registry(connections);
-    paths::without_welcome(layer).without_keep_alive()
+    paths::without_welcome(layer).keep_alive(None)
 }
 
 pub fn request() -> Request<()> {
