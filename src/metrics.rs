@@ -6,7 +6,8 @@
 //!
 //! | name | kind | what |
 //! | --- | --- | --- |
-//! | `sse_connections_open` | gauge | open connections |
+//! | `sse_connections_open` | gauge | open streams |
+//! | `sse_connections_pending` | gauge | connections whose handler has not answered yet |
 //! | `sse_connections_opened_total` | counter | opened connections |
 //! | `sse_connections_closed_total` | counter | closed connections; the label `reason` has the names of [`CloseReason::as_str`](crate::CloseReason::as_str) |
 //! | `sse_requests_refused_total` | counter | refused requests |
@@ -45,13 +46,14 @@ impl ConnectionStats {
     /// Records the figures with the [`metrics`] recorder of the process: see [`crate::metrics`].
     pub fn record(&self) {
         gauge!("sse_connections_open").set(self.open as f64);
+        gauge!("sse_connections_pending").set(self.pending as f64);
         counter!("sse_connections_opened_total").absolute(self.opened);
         for (reason, count) in self.closed_by_reason() {
             counter!("sse_connections_closed_total", "reason" => reason.as_str()).absolute(count);
         }
         counter!("sse_requests_refused_total").absolute(self.refused);
-        counter!("sse_events_sent_total").absolute(self.events);
-        counter!("sse_bytes_sent_total").absolute(self.bytes);
+        counter!("sse_events_sent_total").absolute(self.events_sent);
+        counter!("sse_bytes_sent_total").absolute(self.bytes_sent);
         gauge!("sse_events_queued").set(self.queued_events as f64);
         gauge!("sse_bytes_queued").set(self.queued_bytes as f64);
     }

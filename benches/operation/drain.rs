@@ -144,7 +144,7 @@ impl Serves for Server {
             "drain" => {
                 *lock(&self.began) = Some(Instant::now());
                 let drained = self.connections[0].drain().over(OVER).await;
-                return joined([drained.ended, drained.cut]);
+                return joined([drained.ended, drained.aborted]);
             }
             "arrivals" => return joined(&*lock(&self.arrivals)),
             _ => {}

@@ -4,6 +4,9 @@
 //! reader per node feeds its broker, in order, including the node's own events. Topics, replay and
 //! gaps are then handled once, in the broker.
 //!
+//! The [`Position`] and the [`TopicName`] of a record are types of the [`broker`](crate::broker)
+//! module.
+//!
 //! [`Memory`] is the log of one process. With the features `redis` and `nats`, several nodes share
 //! a `redis::RedisStreams` or a `nats::JetStream`.
 
@@ -14,7 +17,7 @@ mod memory;
 #[cfg(feature = "nats")]
 #[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
 pub mod nats;
-mod record;
+pub(crate) mod record;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis;
@@ -22,7 +25,8 @@ mod skipped;
 
 pub use error::{AppendError, AppendErrorKind, ReadError};
 pub use memory::Memory;
-pub use record::{Record, TopicError, TopicName};
+pub use record::Record;
+pub(crate) use record::{TopicError, TopicName};
 pub(crate) use skipped::Skipped;
 
 use std::{future::Future, pin::Pin};

@@ -31,7 +31,7 @@ use super::{
     pending::{PendingList, Subscribers},
     replica::Replica,
     settings::BrokerSettings,
-    wakeups::{Pass, Publishing, Signal},
+    wakeups::{Publishing, Signal, WakeupPass},
 };
 use crate::{backplane::Backplane, log::Position};
 
@@ -207,7 +207,7 @@ impl Core {
     }
 
     fn wake_here(&self) {
-        let mut pass = Pass::new(&self.replica);
+        let mut pass = WakeupPass::new(&self.replica);
         while pass.step() {}
         self.resolve_pending_now();
     }
@@ -278,7 +278,7 @@ async fn run(core: Weak<Core>, signal: Arc<Signal>, _guard: TaskGuard) {
             return;
         };
         core.read_now();
-        let mut pass = Pass::new(&core.replica);
+        let mut pass = WakeupPass::new(&core.replica);
         while pass.step() {
             yield_now().await;
         }

@@ -12,11 +12,11 @@ use crate::{
 /// subscribed.
 #[derive(Debug)]
 pub struct BrokerError {
-    kind: Kind,
+    kind: BrokerErrorCause,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum BrokerErrorCause {
     Topic(TopicError),
     HasId,
     NoData,
@@ -47,57 +47,61 @@ pub enum BrokerErrorKind {
 
 impl BrokerError {
     pub(super) fn has_id() -> Self {
-        Kind::HasId.into()
+        BrokerErrorCause::HasId.into()
     }
 
     pub(super) fn no_data() -> Self {
-        Kind::NoData.into()
+        BrokerErrorCause::NoData.into()
     }
 
     pub(super) fn control_event(event_type: &str) -> Self {
-        Kind::ControlEvent(event_type.to_owned()).into()
+        BrokerErrorCause::ControlEvent(event_type.to_owned()).into()
     }
 
     pub(super) fn closed(reason: CloseReason) -> Self {
-        Kind::Closed(reason).into()
+        BrokerErrorCause::Closed(reason).into()
     }
 
     /// Returns the kind of the error.
     pub fn kind(&self) -> BrokerErrorKind {
         match &self.kind {
-            Kind::Topic(_) => BrokerErrorKind::Topic,
-            Kind::HasId | Kind::NoData | Kind::ControlEvent(_) => BrokerErrorKind::Event,
-            Kind::Append(error) => BrokerErrorKind::Append(error.kind()),
-            Kind::Closed(reason) => BrokerErrorKind::Closed(*reason),
-            Kind::Numbered | Kind::OtherBroker => BrokerErrorKind::Connection,
+            BrokerErrorCause::Topic(_) => BrokerErrorKind::Topic,
+            BrokerErrorCause::HasId
+            | BrokerErrorCause::NoData
+            | BrokerErrorCause::ControlEvent(_) => BrokerErrorKind::Event,
+            BrokerErrorCause::Append(error) => BrokerErrorKind::Append(error.kind()),
+            BrokerErrorCause::Closed(reason) => BrokerErrorKind::Closed(*reason),
+            BrokerErrorCause::Numbered | BrokerErrorCause::OtherBroker => {
+                BrokerErrorKind::Connection
+            }
         }
     }
 }
 
-impl From<Kind> for BrokerError {
-    fn from(kind: Kind) -> Self {
+impl From<BrokerErrorCause> for BrokerError {
+    fn from(kind: BrokerErrorCause) -> Self {
         Self { kind }
     }
 }
 
 impl From<TopicError> for BrokerError {
     fn from(error: TopicError) -> Self {
-        Kind::Topic(error).into()
+        BrokerErrorCause::Topic(error).into()
     }
 }
 
 impl From<AppendError> for BrokerError {
     fn from(error: AppendError) -> Self {
-        Kind::Append(error).into()
+        BrokerErrorCause::Append(error).into()
     }
 }
 
 impl From<AttachError> for BrokerError {
     fn from(error: AttachError) -> Self {
         match error {
-            AttachError::Closed(reason) => Kind::Closed(reason),
-            AttachError::Numbered => Kind::Numbered,
-            AttachError::Taken => Kind::OtherBroker,
+            AttachError::Closed(reason) => BrokerErrorCause::Closed(reason),
+            AttachError::Numbered => BrokerErrorCause::Numbered,
+            AttachError::OtherSource => BrokerErrorCause::OtherBroker,
         }
         .into()
     }
@@ -106,19 +110,21 @@ impl From<AttachError> for BrokerError {
 impl fmt::Display for BrokerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Topic(error) => error.fmt(f),
-            Kind::HasId => f.write_str("cannot publish an event with an id of its own"),
-            Kind::NoData => f.write_str("cannot publish an event without data"),
-            Kind::ControlEvent(event_type) => {
+            BrokerErrorCause::Topic(error) => error.fmt(f),
+            BrokerErrorCause::HasId => f.write_str("cannot publish an event with an id of its own"),
+            BrokerErrorCause::NoData => f.write_str("cannot publish an event without data"),
+            BrokerErrorCause::ControlEvent(event_type) => {
                 write!(
                     f,
                     "cannot publish an event of the control type {event_type:?}"
                 )
             }
-            Kind::Append(error) => error.fmt(f),
-            Kind::Closed(reason) => write!(f, "event stream is closed: {reason}"),
-            Kind::Numbered => f.write_str("cannot subscribe a connection with numbered events"),
-            Kind::OtherBroker => {
+            BrokerErrorCause::Append(error) => error.fmt(f),
+            BrokerErrorCause::Closed(reason) => write!(f, "event stream is closed: {reason}"),
+            BrokerErrorCause::Numbered => {
+                f.write_str("cannot subscribe a connection with numbered events")
+            }
+            BrokerErrorCause::OtherBroker => {
                 f.write_str("connection is already subscribed with another broker")
             }
         }
@@ -129,7 +135,7 @@ impl Error for BrokerError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
             // Displayed instead of this error, so that it does not appear in the chain twice.
-            Kind::Append(error) => error.source(),
+            BrokerErrorCause::Append(error) => error.source(),
             _ => None,
         }
     }

@@ -78,7 +78,7 @@ pub use self::{
     subscription::Subscription,
 };
 pub use crate::{
-    backplane::{TopicError, TopicName},
+    backplane::record::{TopicError, TopicName},
     log::{Epoch, Position},
 };
 

@@ -79,6 +79,17 @@ impl Config {
 /// As good as never: longer times are cut to this, so that no sum of a moment and a time overflows.
 pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// Checks a range of delays, and limits it to [`NEVER`].
+#[track_caller]
+pub(crate) fn retry_range(range: RangeInclusive<Duration>) -> RangeInclusive<Duration> {
+    assert!(
+        range.start() <= range.end(),
+        "range of retry delays is inverted"
+    );
+    let (start, end) = range.into_inner();
+    start.min(NEVER)..=end.min(NEVER)
+}
+
 /// A random time from `min` up to `max`.
 pub(super) fn between(min: Duration, max: Duration) -> Duration {
     min + max.saturating_sub(min).mul_f64(fastrand::f64())

@@ -19,7 +19,7 @@ use super::{
     Batch, StreamError,
     reader::{Reader, took, wait},
     shared::Shared,
-    state::State,
+    state::ConnectionState,
 };
 
 /// Says in a response's extensions that its body is a stream, and whose.
@@ -94,7 +94,7 @@ impl Reader {
         let old = wait(&mut state, cx);
         let mut batch = Batch::chunked();
         state.outbox.fill(&mut batch);
-        let is_all_taken = state.outbox.is_empty();
+        let is_all_sent = state.outbox.is_empty();
         let sender = state.outbox.next_waiter();
         let source = state.open_source();
         drop(state);
@@ -108,7 +108,7 @@ impl Reader {
             self.source_is_first = batch.is_full();
             batch.pull(&*source);
         }
-        let is_armed = is_all_taken && !batch.is_full();
+        let is_armed = is_all_sent && !batch.is_full();
         let (size, events) = (batch.size(), batch.events_of_source());
         match batch.into_chunk() {
             None => (Poll::Pending, is_armed),
@@ -174,6 +174,6 @@ impl Reader {
     }
 }
 
-fn may_leave(state: &State) -> bool {
+fn may_leave(state: &ConnectionState) -> bool {
     !state.has_handler && !state.is_adopted && !state.is_ended && state.error.is_none()
 }

@@ -23,7 +23,7 @@ use super::{
     config::{Config, WelcomeEvent},
     error::StreamErrorKind,
     shared::{Acceptance, RequestKind, Shared, call_hook},
-    state::State,
+    state::ConnectionState,
 };
 use crate::{Event, trace::Trace};
 
@@ -107,7 +107,10 @@ impl Reader {
         self.shared.trace.opened();
         let now = Instant::now();
         let mut state = self.shared.lock();
-        state.last_taken = now;
+        state.last_sent = now;
+        if !state.is_ended && !state.is_open {
+            self.shared.registry.count_stream();
+        }
         state.is_open = true;
         // What was sent before. The body may never be polled.
         state.waits_since = (!state.outbox.is_empty()).then_some(now);
@@ -407,18 +410,18 @@ fn uuid_welcome(uuid: &Uuid) -> Event {
 }
 
 /// Notes what was taken: the outbox counts its own events.
-pub(super) fn took(state: &mut State, bytes: usize, other_events: u64) {
-    state.last_taken = Instant::now();
+pub(super) fn took(state: &mut ConnectionState, bytes: usize, other_events: u64) {
+    state.last_sent = Instant::now();
     state.heartbeat_due = false;
     state.is_writing = true;
     // The rest waits from now on: a server whose buffers are full does not come back for it.
-    state.waits_since = (!state.outbox.is_empty()).then_some(state.last_taken);
-    state.taken.bytes += bytes as u64;
-    state.taken.events += other_events;
+    state.waits_since = (!state.outbox.is_empty()).then_some(state.last_sent);
+    state.sent.bytes += bytes as u64;
+    state.sent.events += other_events;
 }
 
 /// Leaves a waker; gives back the one that stood there, to be dropped outside the lock.
-pub(super) fn wait(state: &mut State, cx: &Context<'_>) -> Option<std::task::Waker> {
+pub(super) fn wait(state: &mut ConnectionState, cx: &Context<'_>) -> Option<std::task::Waker> {
     state.waits_since = None;
     state.is_writing = false;
     match &state.reader {

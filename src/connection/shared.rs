@@ -26,9 +26,9 @@ use super::{
     config::Config,
     feed::Feed,
     limits::RefusalReason,
-    registry::{Record, Registry},
-    state::{EndHook, State, Wake},
-    stats::Taken,
+    registry::{EndRecord, Registry},
+    state::{ConnectionState, EndHook, Wake},
+    stats::SentCounts,
     values::Values,
 };
 use crate::{Event, trace::Trace};
@@ -79,7 +79,7 @@ pub(super) struct Shared {
     ended: Notify,
     /// Guards the life of the connection and its outbox. Held for a few moves at a time; never
     /// together with the registry's lock.
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
 }
 
 impl Shared {
@@ -90,7 +90,7 @@ impl Shared {
         key: usize,
         config: Arc<Config>,
         request: RequestInfo,
-        state: State,
+        state: ConnectionState,
     ) -> Self {
         Self {
             uuid,
@@ -106,7 +106,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -126,7 +126,7 @@ impl Shared {
     }
 
     /// Begins to close a started stream that nobody can send to any more.
-    pub(super) fn close_orphan(&self, state: &mut State) -> Wake {
+    pub(super) fn close_orphan(&self, state: &mut ConnectionState) -> Wake {
         let is_orphan = state.is_started && !state.has_handler && !self.is_held(state);
         if is_orphan {
             state.close(CloseReason::Closed)
@@ -136,7 +136,7 @@ impl Shared {
     }
 
     /// Whether something keeps a stream open whose handler has finished.
-    pub(super) fn is_held(&self, state: &State) -> bool {
+    pub(super) fn is_held(&self, state: &ConnectionState) -> bool {
         let is_subscribed = |feed: &Feed| feed.source.is_subscribed();
         self.config.hold_open
             || state.is_adopted
@@ -344,10 +344,11 @@ impl Shared {
         }
         let reason = *state.closing.get_or_insert(reason);
         let is_open = state.is_open;
-        let record = Record {
+        let record = EndRecord {
             reason,
-            taken: state.all_taken(),
+            sent: state.all_sent(),
             keys: mem::take(&mut state.keys),
+            was_open: is_open,
             was_cut: state.was_cut,
         };
         let hooks = mem::take(&mut state.hooks);
@@ -360,7 +361,7 @@ impl Shared {
         let left_body = state.left_body.take();
         drop(state);
 
-        let Taken { events, bytes } = record.taken;
+        let SentCounts { events, bytes } = record.sent;
         self.trace.closed(reason.as_str(), events, bytes);
         self.registry.remove(self.key, &record);
         if let Some(feed) = feed {

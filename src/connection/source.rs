@@ -71,7 +71,7 @@ pub(crate) enum AttachError {
     /// Its events are numbered: the ids would be taken for the source's.
     Numbered,
     /// It has another source.
-    Taken,
+    OtherSource,
 }
 
 /// A source's way back to its connection. It does not keep it open.
@@ -119,7 +119,7 @@ impl SourceWaker {
 /// Frames that will go out as one.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    first: Option<Frame>,
+    first: Option<NextFrame>,
     /// All frames, once there are several; behind room for the head of their chunk, if they will go
     /// out in one.
     merged: Vec<u8>,
@@ -134,7 +134,7 @@ pub(crate) struct Batch {
 }
 
 #[derive(Debug)]
-enum Frame {
+enum NextFrame {
     Plain(Bytes),
     Chunk(Chunk),
 }
@@ -187,15 +187,15 @@ impl Batch {
 
     /// Adds a frame. One that stays alone goes out without a copy.
     pub(crate) fn push(&mut self, frame: Bytes) {
-        self.add(Frame::Plain(frame));
+        self.add(NextFrame::Plain(frame));
     }
 
     /// The same for one that has its chunk already.
     pub(crate) fn push_chunk(&mut self, chunk: Chunk) {
-        self.add(Frame::Chunk(chunk));
+        self.add(NextFrame::Chunk(chunk));
     }
 
-    fn add(&mut self, frame: Frame) {
+    fn add(&mut self, frame: NextFrame) {
         self.pushed += 1;
         let before = self.size;
         self.size += frame.bytes().len();
@@ -227,8 +227,8 @@ impl Batch {
     /// For a server that frames what it is given.
     pub(crate) fn into_frame(self) -> Option<Bytes> {
         match self.first {
-            Some(Frame::Plain(frame)) => Some(frame),
-            Some(Frame::Chunk(chunk)) => Some(chunk.into_frame()),
+            Some(NextFrame::Plain(frame)) => Some(frame),
+            Some(NextFrame::Chunk(chunk)) => Some(chunk.into_frame()),
             None if self.merged.is_empty() => None,
             None => Some(self.merged.into()),
         }
@@ -238,8 +238,8 @@ impl Batch {
     #[cfg(feature = "serve")]
     pub(super) fn into_chunk(self) -> Option<Piece> {
         let mut merged = match self.first {
-            Some(Frame::Plain(frame)) => return Some(Piece::Frame(frame)),
-            Some(Frame::Chunk(chunk)) => return Some(Piece::Chunk(chunk.into_whole())),
+            Some(NextFrame::Plain(frame)) => return Some(Piece::Frame(frame)),
+            Some(NextFrame::Chunk(chunk)) => return Some(Piece::Chunk(chunk.into_whole())),
             None if self.merged.is_empty() => return None,
             None => self.merged,
         };
@@ -253,7 +253,7 @@ impl Batch {
     }
 }
 
-impl Frame {
+impl NextFrame {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Plain(frame) => frame,

@@ -10,7 +10,9 @@ use super::{
     matcher::{PatternError, Rule},
     origin::GuardError,
     service::SseService,
-    settings::{KeepAlive, Limits, OutboxLimits, Settings, Welcome, at_least_a_tick, not_zero},
+    settings::{
+        KeepAlive, LayerSettings, Limits, OutboxLimits, Welcome, at_least_a_tick, not_zero,
+    },
 };
 use crate::{
     SseConnection,
@@ -25,7 +27,7 @@ use crate::{
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct SseLayer {
-    settings: Arc<Settings>,
+    settings: Arc<LayerSettings>,
 }
 
 impl SseLayer {
@@ -259,13 +261,14 @@ impl SseLayer {
         self
     }
 
-    /// Numbers the events of each connection, `id: N` from 0, and sends no `retry`. Defaults to
-    /// false.
+    /// Sets whether connections use the legacy wire format: the events of each connection are
+    /// numbered, `id: N` from 0, and the welcome has no `retry`. Defaults to false.
     ///
-    /// This is the wire format of the Node class that this crate began as a port of, for clients
-    /// that expect it. A number that restarts at 0 on every connection cannot be resumed from, and
-    /// a numbered connection cannot be subscribed to a broker. Comments, and events with an id of
-    /// their own, are not numbered. See also [`Event::envelope`](crate::Event::envelope).
+    /// This is the wire format of the Node class from which this crate began, for clients that
+    /// expect it; [`Event::envelope`](crate::Event::envelope) is its other half. New programs leave
+    /// it off: a number that restarts at 0 on every connection cannot be resumed from, and a
+    /// numbered connection cannot be subscribed to a broker. Comments, and events with an id of
+    /// their own, are not numbered.
     pub fn numbered(mut self, is_numbered: bool) -> Self {
         self.config_mut().numbered = is_numbered;
         self
@@ -400,11 +403,11 @@ impl SseLayer {
 
     fn with_rule(rule: Rule) -> Self {
         Self {
-            settings: Arc::new(Settings::new(rule)),
+            settings: Arc::new(LayerSettings::new(rule)),
         }
     }
 
-    fn settings_mut(&mut self) -> &mut Settings {
+    fn settings_mut(&mut self) -> &mut LayerSettings {
         Arc::make_mut(&mut self.settings)
     }
 

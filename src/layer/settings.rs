@@ -7,7 +7,10 @@ use http::{Request, request};
 use super::{handler::AcceptFuture, matcher::Rule, origin::Guard};
 use crate::{
     Event, SseConnection,
-    connection::{Capacity, Config, Connections, KeyMaker, LimitKey, NEVER, Refusal, WelcomeEvent},
+    connection::{
+        Capacity, Config, Connections, KeyMaker, LimitKey, NEVER, Refusal, WelcomeEvent,
+        retry_range,
+    },
 };
 
 /// The heartbeat of a stream: see [`SseLayer::keep_alive`](super::SseLayer::keep_alive).
@@ -227,17 +230,12 @@ impl Limits {
     /// Panics if the range is inverted.
     #[track_caller]
     pub fn refusal_retry(mut self, range: RangeInclusive<Duration>) -> Self {
-        assert!(
-            range.start() <= range.end(),
-            "range of retry delays is inverted"
-        );
-        let (start, end) = range.into_inner();
-        self.refusal_retry = Some(start.min(NEVER)..=end.min(NEVER));
+        self.refusal_retry = Some(retry_range(range));
         self
     }
 
     /// Copies what is set. The rest of the settings keeps its values.
-    pub(super) fn apply(self, settings: &mut Settings) {
+    pub(super) fn apply(self, settings: &mut LayerSettings) {
         settings.keys.extend(self.keys);
         let config = Arc::make_mut(&mut settings.config);
         if let Some(connections) = self.connections {
@@ -280,7 +278,7 @@ pub(super) fn at_least_a_tick(time: Duration) -> Duration {
 
 /// Behind one `Arc`, which each service shares: axum clones services with every request.
 #[derive(Clone)]
-pub(super) struct Settings {
+pub(super) struct LayerSettings {
     pub(super) rule: Rule,
     pub(super) guard: Guard,
     pub(super) config: Arc<Config>,
@@ -296,7 +294,7 @@ pub(super) type AcceptFn = Arc<dyn Fn(SseConnection, request::Parts) -> AcceptFu
 pub(super) type KeyFn =
     Arc<dyn Fn(&request::Parts, &KeyMaker) -> Option<(LimitKey, usize)> + Send + Sync>;
 
-impl Settings {
+impl LayerSettings {
     pub(super) fn new(rule: Rule) -> Self {
         Self {
             rule,
@@ -327,9 +325,9 @@ impl Settings {
     }
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for LayerSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
+        f.debug_struct("LayerSettings")
             .field("rule", &self.rule)
             .field("guard", &self.guard)
             .field("config", &self.config)

@@ -7,6 +7,7 @@ use paths::connection_of;
 use tower_sse::{
     Broker, BrokerError, CloseReason, Event, SseConnection, SseLayer,
     broker::{BrokerErrorKind, Epoch, History, Outcome, Position},
+    connection::{SendError, TrySendError},
     event::{EventId, EventType},
     test_util::{EventReader, ReadError},
 };
@@ -297,12 +298,19 @@ async fn subscribed_connection_returns_events_with_an_id() {
     broker.subscribe(&sse, "a").await.unwrap().start();
     let error = sse.send(with_id()).await.unwrap_err();
     assert_eq!(error.reason(), None);
+    assert!(matches!(error, SendError::HasId(_)));
     assert_eq!(
         format!("{:?}", error.into_event()),
         format!("{:?}", with_id())
     );
-    assert!(sse.try_send(with_id()).is_err());
-    assert!(sse.close_with(with_id()).is_err());
+    assert!(matches!(
+        sse.try_send(with_id()),
+        Err(TrySendError::Refused(SendError::HasId(_)))
+    ));
+    assert!(matches!(
+        sse.close_with(with_id()),
+        Err(SendError::HasId(_))
+    ));
     assert!(!sse.is_closed());
     sse.send(Event::message("without")).await.unwrap();
     let mut texts = Vec::new();

@@ -12,9 +12,9 @@ use tower_sse::{
     Broker, SseConnection, SseLayer,
     backplane::{
         AppendError, AppendErrorKind, Backplane, BoxFuture, Read, ReadError, Record, RecordStream,
-        Start, TopicName,
+        Start,
     },
-    broker::{Epoch, Outcome, Position},
+    broker::{Epoch, Outcome, Position, TopicName},
     test_util::EventReader,
 };
 

@@ -120,7 +120,7 @@ async fn drained_idle_stream_has_time_until_the_deadline() {
     assert_eq!(events.event().await.unwrap().event_type, "reconnect");
     assert_eq!(sse.closed().await, CloseReason::Drained);
     let drained = drain.await.unwrap();
-    assert_eq!((drained.ended, drained.cut), (1, 0));
+    assert_eq!((drained.ended, drained.aborted), (1, 0));
 }
 
 /// More than one frame takes, so that some stays when the server has come once.

@@ -3,6 +3,7 @@
 use super::timed;
 use http::{Request, StatusCode};
 use std::{future::pending, time::Duration};
+use support::Held;
 use timed::{
     LONG, Reading, TICK, about, answer, bare, connect, emptied, handled, read, reader, request,
     seconds, settle, text,
@@ -26,7 +27,7 @@ fn begin(connections: &Connections, over: u64, deadline: u64) -> JoinHandle<Drai
 
 #[track_caller]
 fn assert_drained(drained: Drained, ended: usize, cut: usize) {
-    assert_eq!((drained.ended, drained.cut), (ended, cut));
+    assert_eq!((drained.ended, drained.aborted), (ended, cut));
 }
 
 // ===== running handlers =====
@@ -91,7 +92,7 @@ async fn aborts_are_spread_over_the_drain() {
     });
     let readers: Vec<_> = (0..200).map(|_| reader(&layer)).collect();
     settle().await;
-    assert_eq!(connections.len(), 200);
+    assert_eq!(connections.held(), 200);
     let began = Instant::now();
     assert_drained(begin(&connections, 10, 14).await.unwrap(), 0, 200);
     let mut halves = [0, 0];
@@ -165,7 +166,7 @@ async fn late(time: u64, status: StatusCode) -> (Reading, StatusCode, Drained, C
         (response.status(), read(response.into_body()).await)
     });
     settle().await;
-    assert_eq!(connections.len(), 1);
+    assert_eq!(connections.held(), 1);
     let drained = begin(&connections, 0, 5).await.unwrap();
     let (status, reading) = reading.await.unwrap();
     (reading, status, drained, connections)
@@ -187,7 +188,7 @@ async fn handler_may_decline_during_a_drain() {
     let (_, status, drained, connections) = late(3, StatusCode::UNAUTHORIZED).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     assert_drained(drained, 1, 0);
-    assert!(connections.is_empty());
+    assert_eq!(connections.held(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,7 +200,7 @@ async fn response_after_the_drain_is_a_stream_ending_at_once() {
     reading.assert_clean();
     assert_eq!(reading.texts(), [DRAINED]);
     assert_drained(drained, 0, 1);
-    assert!(connections.is_empty());
+    assert_eq!(connections.held(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,7 +43,7 @@ async fn unlimited_drain_waits_for_its_streams() {
     let mut drain = drain
         .over(NEVER)
         .deadline(NEVER)
-        .retry(NEVER, NEVER)
+        .retry(NEVER..=NEVER)
         .into_future();
     assert!(timeout(HOUR, &mut drain).await.is_err());
     assert!(!sse.is_closed());

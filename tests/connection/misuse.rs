@@ -8,11 +8,12 @@ use std::{
     task::Poll,
     thread,
 };
+use support::Held;
 use tokio_test::block_on;
 use tower::{Layer, Service, service_fn};
 use tower_sse::{
     CloseReason, Event, SseConnection, SseLayer,
-    connection::TrySendError,
+    connection::{SendError, TrySendError},
     layer::{OutboxLimits, Welcome},
 };
 
@@ -31,9 +32,13 @@ fn assert_closed(sse: &SseConnection, reason: CloseReason) {
         panic!("it was sent");
     };
     assert_eq!(error.reason(), Some(reason));
-    assert!(sse.close_with(Event::message("c")).is_err());
-    assert!(!sse.close());
-    assert!(!sse.fail("late"));
+    let Err(SendError::Closed(event, at_close)) = sse.close_with(Event::message("c")) else {
+        panic!("it was sent");
+    };
+    assert_eq!(at_close, reason);
+    assert_eq!(event.into_bytes(), "data: c\n\n");
+    sse.close();
+    sse.fail("late");
     assert!(!sse.decline() || reason == CloseReason::Declined);
     assert_eq!(block_on(sse.closed()), reason);
 }
@@ -41,8 +46,8 @@ fn assert_closed(sse: &SseConnection, reason: CloseReason) {
 #[test]
 fn closed_connection_refuses_sends_and_a_second_close() {
     let (sse, mut stream) = open(&layer());
-    assert!(sse.close());
-    assert!(!sse.close());
+    sse.close();
+    sse.close();
     stream.rest().1.assert_ended();
     assert_closed(&sse, CloseReason::Closed);
 }
@@ -56,7 +61,7 @@ fn handle_kept_after_disconnect_reports_client_gone() {
     let clone = sse.clone();
     drop(sse);
     assert_closed(&clone, CloseReason::ClientGone);
-    assert!(layer.registered().is_empty());
+    assert_eq!(layer.registered().held(), 0);
     assert!(layer.registered().get(&clone.uuid()).is_none());
 }
 
@@ -78,11 +83,9 @@ impl Drop for SendsInDrop {
     fn drop(&mut self) {
         let sent = self.0.try_send(Event::message("from the destructor"));
         self.1.add(if sent.is_ok() { "sent" } else { "not sent" });
-        self.1.add(if self.0.close() {
-            "closed"
-        } else {
-            "not closed"
-        });
+        let was_closed = self.0.is_closed();
+        self.0.close();
+        self.1.add(if was_closed { "not closed" } else { "closed" });
     }
 }
 
@@ -137,7 +140,7 @@ fn send_from_drop_of_a_panicking_handler_does_not_abort() {
     assert!(caught.is_ok_and(|is_ready| is_ready));
     assert_eq!(notes.take(), ["sent", "closed"]);
     drop(call);
-    assert!(layer.registered().is_empty());
+    assert_eq!(layer.registered().held(), 0);
 }
 
 #[test]
@@ -206,7 +209,7 @@ fn panicking_welcome_function_closes_the_connection() {
         plain()
     });
     assert!(catch_unwind(AssertUnwindSafe(|| call.response())).is_err());
-    assert!(layer.registered().is_empty());
+    assert_eq!(layer.registered().held(), 0);
     assert_eq!(notes.take(), ["open", "close: failed"]);
 }
 
@@ -220,7 +223,7 @@ fn panicking_predicate_closes_no_stream_and_holds_no_lock() {
     assert!(!sse.is_closed());
     stream.assert_waits();
     drop(stream);
-    assert!(connections.is_empty());
+    assert_eq!(connections.held(), 0);
 }
 
 #[test]
@@ -315,28 +318,28 @@ fn concurrent_closes_report_one_reason() {
         let layer = notes.on(layer());
         let (sse, stream) = open(&layer);
         sse.on_close(notes.own());
-        let closers: [fn(&SseConnection) -> bool; 3] = [
+        let closers: [fn(&SseConnection); 3] = [
             SseConnection::close,
             |sse| sse.fail("broken"),
-            |sse| sse.close_with(Event::message("bye")).is_ok(),
+            |sse| drop(sse.close_with(Event::message("bye"))),
         ];
-        let first = thread::scope(|scope| {
-            let threads = closers.map(|close| {
+        thread::scope(|scope| {
+            for close in closers {
                 let sse = sse.clone();
-                scope.spawn(move || close(&sse))
-            });
-            threads.map(|thread| thread.join().unwrap())
+                scope.spawn(move || close(&sse));
+            }
         });
-        assert_eq!(first.iter().filter(|is_first| **is_first).count(), 1);
-        let reason = if first[1] { "failed" } else { "closed" };
         drop(stream);
+        let reason = block_on(sse.closed());
+        assert!(matches!(reason, CloseReason::Closed | CloseReason::Failed));
+        let reason = reason.as_str();
         let expected = [
             "open".into(),
             format!("own: {reason}"),
             format!("close: {reason}"),
         ];
         assert_eq!(notes.take(), expected);
-        assert!(layer.registered().is_empty());
+        assert_eq!(layer.registered().held(), 0);
     }
 }
 

@@ -245,7 +245,7 @@ fn repeated_limit_of_one_key_counts_once() {
     }
     let (second, _two) = open(&layer);
     assert_eq!(second.limit(&"other", 1).unwrap_err().to_string(), {
-        "there are 1 event streams of this kind already"
+        "connection limit of 1 reached for this key"
     });
     assert_refused(try_open(&layer, get("/events")), "key_full");
     drop(one);

@@ -65,13 +65,13 @@ async fn replay_beside_another() {
     subscription.start();
     short.try_send(Event::message("short")).unwrap();
     assert_eq!(other.event().await.unwrap().data, "short");
-    let replayed = connections.stats().bytes;
+    let replayed = connections.stats().bytes_sent;
     assert!(
         replayed < (EVENTS * SIZE / 2) as u64,
         "{replayed} bytes had to go out first"
     );
     let all = ((EVENTS - 1) * SIZE) as u64;
-    until("the replay to end", || connections.stats().bytes > all).await;
+    until("the replay to end", || connections.stats().bytes_sent > all).await;
 }
 
 // ===== sockets =====

@@ -62,7 +62,11 @@ async fn heartbeats_are_sent_in_silence() {
         assert!(start.elapsed() > SHORT * 5 / 2, "{:?}", start.elapsed());
         sse.send(Event::message("1")).await.unwrap();
         assert_eq!(client.event().await.unwrap().data, "1");
-        assert_eq!(streams.connections.stats().events, 2, "heartbeats are none");
+        assert_eq!(
+            streams.connections.stats().events_sent,
+            2,
+            "heartbeats are none"
+        );
     }
 }
 
@@ -87,7 +91,7 @@ async fn drained_stream_gets_a_last_event() {
         let (mut streams, _server, mut client, sse) = open(quiet(), is_direct).await;
         sse.try_send(Event::message("queued")).unwrap();
         let drained = streams.connections.drain().over(Duration::ZERO).await;
-        assert_eq!((drained.ended, drained.cut), (1, 0));
+        assert_eq!((drained.ended, drained.aborted), (1, 0));
         assert_eq!(client.event().await.unwrap().data, "queued");
         assert_eq!(client.event().await.unwrap().event_type, "reconnect");
         has_ended(&mut streams, &mut client, &sse, CloseReason::Drained).await;
@@ -184,8 +188,8 @@ async fn hooks_run_once_and_stats_match_the_stream() {
             client.event().await.unwrap();
         }
         let stats = streams.connections.stats();
-        assert_eq!((stats.open, stats.opened, stats.events), (1, 1, 11));
-        assert_eq!(stats.bytes, 13 + 10 * 9);
+        assert_eq!((stats.open, stats.opened, stats.events_sent), (1, 1, 11));
+        assert_eq!(stats.bytes_sent, 13 + 10 * 9);
         drop(client);
         let reason = within("the end", sse.closed()).await;
         assert_eq!(reason, CloseReason::ClientGone);
@@ -197,6 +201,9 @@ async fn hooks_run_once_and_stats_match_the_stream() {
         assert_eq!(ran, expected);
         assert_eq!(opened.load(SeqCst), 1);
         let after = streams.connections.stats();
-        assert_eq!((after.open, after.events, after.bytes), (0, 11, 103));
+        assert_eq!(
+            (after.open, after.events_sent, after.bytes_sent),
+            (0, 11, 103)
+        );
     }
 }

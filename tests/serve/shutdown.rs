@@ -57,7 +57,7 @@ async fn shutdown_closes_idle_connections_and_completes_requests() {
         let mut server = Server::ours_with(router, move |serve| {
             serve
                 .direct(is_direct)
-                .drain(drain.retry(Duration::ZERO, Duration::ZERO))
+                .drain(drain.retry(Duration::ZERO..=Duration::ZERO))
         })
         .await;
         let mut fresh = Raw::connect(server.address).await;

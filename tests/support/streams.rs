@@ -1,5 +1,6 @@
 //! An application whose streams the test holds: their connections come out of a channel.
 
+use crate::Held;
 use std::{
     pin::Pin,
     sync::{
@@ -155,7 +156,7 @@ impl Streams {
             self.bodies.alive.load(SeqCst) == 0
         })
         .await;
-        until("no connection to be left", || self.connections.is_empty()).await;
+        until("no connection to be left", || self.connections.held() == 0).await;
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{
     JetStream,
     connection::NatsConnection,
-    error::{ConnectError, Kind},
+    error::{ConnectError, NatsErrorCause},
     log::StreamLog,
     settings::JetStreamSettings,
 };
@@ -215,11 +215,11 @@ impl JetStreamOptions {
     pub async fn connect(self) -> Result<JetStream, ConnectError> {
         let Self { settings, .. } = &self;
         if !is_name(&settings.stream) {
-            return Err(Kind::Stream.into());
+            return Err(NatsErrorCause::Stream.into());
         }
         let subject = settings.subject.as_ref().unwrap_or(&settings.stream);
         if !is_subject(subject) {
-            return Err(Kind::Subject.into());
+            return Err(NatsErrorCause::Subject.into());
         }
         let servers = self.urls.split(',').map(|url| server(url.trim()));
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
@@ -229,7 +229,7 @@ impl JetStreamOptions {
         let client = NatsConnection::options(&connection, options)
             .connect(servers)
             .await
-            .map_err(|error| ConnectError::new(Kind::Client, error))?;
+            .map_err(|error| ConnectError::new(NatsErrorCause::Client, error))?;
         let log = StreamLog::new(client, connection, self.settings);
         // Later is no error.
         let _ = timeout(FIRST_CONNECT, log.connected()).await;
@@ -247,7 +247,7 @@ impl JetStreamOptions {
             let password = server.password().and_then(decoded).unwrap_or_default();
             Some(user.map(|user| Credentials::User(user, password)))
         });
-        let in_url = in_url.map(|it| it.ok_or(Kind::Url)).transpose()?;
+        let in_url = in_url.map(|it| it.ok_or(NatsErrorCause::Url)).transpose()?;
         match self.credentials.clone().or(in_url) {
             Some(Credentials::User(user, password)) => {
                 options = options.user_and_password(user, password);
@@ -256,7 +256,8 @@ impl JetStreamOptions {
             #[cfg(feature = "nats-nkeys")]
             Some(Credentials::File(file)) => {
                 let signed = options.credentials_file(&file).await;
-                options = signed.map_err(|error| ConnectError::new(Kind::File(file), error))?;
+                options =
+                    signed.map_err(|error| ConnectError::new(NatsErrorCause::File(file), error))?;
             }
             #[cfg(feature = "nats-nkeys")]
             Some(Credentials::Key(seed)) => options = options.nkey(seed),
@@ -299,10 +300,10 @@ impl fmt::Debug for JetStreamOptions {
 fn server(url: &str) -> Result<ServerAddr, ConnectError> {
     let server: ServerAddr = url
         .parse()
-        .map_err(|error| ConnectError::new(Kind::Url, error))?;
+        .map_err(|error| ConnectError::new(NatsErrorCause::Url, error))?;
     // The client takes those of web sockets too, and then cannot connect.
     if server.host().is_empty() || !["nats", "tls"].contains(&server.scheme()) {
-        return Err(Kind::Url.into());
+        return Err(NatsErrorCause::Url.into());
     }
     Ok(server)
 }
@@ -310,7 +311,7 @@ fn server(url: &str) -> Result<ServerAddr, ConnectError> {
 /// Whether a file can be read that the client reads with each connection.
 fn is_read(file: &Path) -> Result<(), ConnectError> {
     let opened = File::open(file).map(drop);
-    opened.map_err(|error| ConnectError::new(Kind::File(file.to_owned()), error))
+    opened.map_err(|error| ConnectError::new(NatsErrorCause::File(file.to_owned()), error))
 }
 
 /// Whether the server, and its files, take this as a stream's name.

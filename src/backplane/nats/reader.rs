@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     found::{Found, find},
     log::{StreamLog, position_of_loss},
-    session::{Session, Step},
+    session::{Session, SessionStep},
 };
 use crate::{
     backplane::{Read, ReadError, Start},
@@ -200,16 +200,16 @@ impl Stream for JetStreamReader {
                 },
                 ReaderState::Open(session, opened) => match ready!(session.poll(cx, this.position))
                 {
-                    Step::Message(payload, offset) => {
+                    SessionStep::Message(payload, offset) => {
                         this.take(&payload, offset);
                         continue;
                     }
-                    step @ (Step::Broken | Step::Stalled) => {
+                    step @ (SessionStep::Broken | SessionStep::Stalled) => {
                         let opened = *opened;
-                        this.reopen(opened, matches!(step, Step::Stalled));
+                        this.reopen(opened, matches!(step, SessionStep::Stalled));
                         continue;
                     }
-                    Step::Rewritten => ReadError::rewritten(),
+                    SessionStep::Rewritten => ReadError::rewritten(),
                 },
                 ReaderState::Ended => return Poll::Ready(None),
             };

@@ -41,7 +41,7 @@ pub(super) struct Session {
 }
 
 /// What a session comes to.
-pub(super) enum Step {
+pub(super) enum SessionStep {
     /// What the next message holds, and its offset.
     Message(Bytes, u64),
     /// The consumer is of no use any more. Another one will do.
@@ -77,7 +77,7 @@ impl Session {
     }
 
     /// The next message of a reader that is at this position.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, position: Position) -> Poll<Step> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, position: Position) -> Poll<SessionStep> {
         loop {
             match Pin::new(&mut self.messages).poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => {
@@ -87,11 +87,11 @@ impl Session {
                     let offset = info.stream_sequence;
                     self.delivered += 1;
                     if info.consumer_sequence != self.delivered {
-                        return Poll::Ready(Step::Broken);
+                        return Poll::Ready(SessionStep::Broken);
                     }
-                    return Poll::Ready(Step::Message(message.message.payload, offset));
+                    return Poll::Ready(SessionStep::Message(message.message.payload, offset));
                 }
-                Poll::Ready(_) => return Poll::Ready(Step::Broken),
+                Poll::Ready(_) => return Poll::Ready(SessionStep::Broken),
                 Poll::Pending => return self.watch.poll(cx, position),
             }
         }
@@ -128,9 +128,9 @@ impl Watch {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, position: Position) -> Poll<Step> {
+    fn poll(&mut self, cx: &mut Context<'_>, position: Position) -> Poll<SessionStep> {
         if self.another_connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Step::Broken);
+            return Poll::Ready(SessionStep::Broken);
         }
         loop {
             if let Some(checking) = &mut self.checking {
@@ -147,13 +147,13 @@ impl Watch {
         }
     }
 
-    fn judge(&mut self, state: Option<StreamState>, position: Position) -> Option<Step> {
+    fn judge(&mut self, state: Option<StreamState>, position: Position) -> Option<SessionStep> {
         let asked_at = self.position?;
         let state = match state {
             Some(state) if state.epoch == asked_at.epoch() && state.last >= asked_at.offset() => {
                 state
             }
-            _ => return Some(Step::Rewritten),
+            _ => return Some(SessionStep::Rewritten),
         };
         let is_still = asked_at == position;
         // What was read last is gone, though nothing had to make room for it.
@@ -164,8 +164,8 @@ impl Watch {
         let was_behind_at = mem::replace(&mut self.was_behind_at, behind_at);
         let is_stalled = behind_at.is_some() && behind_at == was_behind_at;
         if is_stalled {
-            return Some(Step::Stalled);
+            return Some(SessionStep::Stalled);
         }
-        (is_purged && behind_at.is_none()).then_some(Step::Broken)
+        (is_purged && behind_at.is_none()).then_some(SessionStep::Broken)
     }
 }

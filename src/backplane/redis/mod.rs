@@ -115,12 +115,12 @@ pub struct RedisStreams {
 
 /// What all clones of a handle are, and what ends with the last.
 struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     /// Guards the task that appends.
     task: Mutex<JoinHandle<()>>,
 }
 
-struct Shared {
+struct RedisShared {
     location: LogLocation,
     commands: SharedConnection,
     health: Health,
@@ -133,7 +133,7 @@ struct Shared {
     skipped: Skipped,
 }
 
-impl Shared {
+impl RedisShared {
     fn next_batch(&self) -> u64 {
         self.batches.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -166,7 +166,7 @@ impl RedisStreams {
         if options.name.is_empty() || options.name.contains(['{', '}']) {
             return Err(ConnectError::name());
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RedisShared {
             location: LogLocation::new(options)?,
             commands: SharedConnection::new(),
             health: Health::new(),

@@ -18,7 +18,7 @@ use futures_core::Stream;
 use redis::Value;
 
 use super::{
-    Shared,
+    RedisShared,
     connection::{Connection, ReadFailure, Side},
     entry::{self, Id, StreamEntry},
     error::Unexpected,
@@ -43,7 +43,7 @@ pub(super) const AT_FIRST: usize = 32;
 const BYTES: usize = 1 << 20;
 
 struct RedisReader {
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     connection: Connection,
     sequence: Sequence,
     /// The log goes further, or did: there is something to read, or lost.
@@ -62,7 +62,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) async fn open(shared: Arc<Shared>, start: Start) -> Result<Self, ReadError> {
+    pub(super) async fn open(shared: Arc<RedisShared>, start: Start) -> Result<Self, ReadError> {
         let reader = RedisReader::open(Arc::clone(&shared), start).await?;
         Ok(Self {
             step: Box::pin(Box::new(reader).step()),
@@ -99,7 +99,7 @@ impl Stream for Records {
 }
 
 impl RedisReader {
-    async fn open(shared: Arc<Shared>, start: Start) -> Result<Self, ReadError> {
+    async fn open(shared: Arc<RedisShared>, start: Start) -> Result<Self, ReadError> {
         let unavailable = |failure: ReadFailure| {
             let answers = failure.is_answer();
             shared.health.set(Side::Read, Some(answers));
@@ -228,7 +228,7 @@ impl RedisReader {
 
 /// What stands at this offset.
 async fn entry_at(
-    shared: &Shared,
+    shared: &RedisShared,
     connection: &mut Connection,
     offset: u64,
 ) -> Result<Option<StreamEntry>, ReadFailure> {

@@ -13,7 +13,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind, make_extension_error};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Shared,
+    RedisShared,
     connection::{Connection, Side, is_answer},
     error::Unexpected,
     queue::QueuedAppend,
@@ -32,7 +32,7 @@ type Reply = (Vec<u8>, u64, usize, String);
 const READ_ONLY: &str = "READONLY";
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     /// How many attempts have failed since the last success.
     failures: u32,
     /// Until when attempts are repeated while the server does not respond.
@@ -40,7 +40,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<RedisShared>) -> Self {
         Self {
             shared,
             failures: 0,
