@@ -147,8 +147,8 @@ async fn subscribe(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let sse: SseConnection = request.extensions_mut().remove().expect("a connection");
     if !topics.is_empty() {
-        let resume = broker.subscribe(&sse, topics.to_vec()).await;
-        resume.expect("a subscription").live();
+        let subscription = broker.subscribe(&sse, topics.to_vec()).await;
+        subscription.expect("a subscription").start();
     }
     keep(sse);
     Ok(Response::default())
@@ -259,7 +259,7 @@ fn waiting() {
     let name = "idle_subscriber_of_3_topics_bytes";
     goal(name, subscribed - bare, Wanted::AtMost(512.0));
     println!("idle: {left} bytes left when the subscribers are gone");
-    assert_eq!(broker.topics(), 0);
+    assert_eq!(broker.topic_count(), 0);
 }
 
 // ===== topics that are gone =====
@@ -287,10 +287,10 @@ fn gone() {
             }
         }
         let time = begin.elapsed().as_nanos() as usize / TOPICS;
-        let topics = broker.topics();
+        let topics = broker.topic_count();
         tokio::time::sleep(Duration::from_secs(120)).await;
         settle().await;
-        assert_eq!(broker.topics(), 0, "topics are kept");
+        assert_eq!(broker.topic_count(), 0, "topics are kept");
         let left = counting::live_bytes() - start;
         const MIB: f64 = (1 << 20) as f64;
         println!(

@@ -113,12 +113,12 @@ impl Engine {
 /// A stream of the one topic, which has begun.
 async fn subscribe(broker: &Broker) -> (SseConnection, EventReader) {
     let (sse, mut events) = connection_of(&SseLayer::any_path(), Request::default()).await;
-    let resume = broker
+    let subscription = broker
         .subscribe(&sse, "ticks")
         .await
         .expect("a subscription");
-    resume.decided().await;
-    resume.live();
+    subscription.resolved().await;
+    subscription.start();
     events.event().await.expect("the welcome");
     (sse, events.time_limit(Duration::from_secs(60)))
 }

@@ -79,10 +79,10 @@ async fn come_back(broker: Broker, topic: String, place: Position) -> Events {
         let (broker, topic) = (broker.clone(), topic.clone());
         async move {
             let sse: SseConnection = request.extensions_mut().remove().expect("a connection");
-            let resume = broker.subscribe(&sse, topic).await;
-            let resume = resume.expect("a subscription");
-            assert_eq!(resume.outcome(), Outcome::Exact);
-            resume.live();
+            let subscription = broker.subscribe(&sse, topic).await;
+            let subscription = subscription.expect("a subscription");
+            assert_eq!(subscription.outcome(), Outcome::Exact);
+            subscription.start();
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         }
     });

@@ -32,7 +32,7 @@ use http_body_util::Full;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tower::{Layer, Service, ServiceExt};
-use tower_sse::{Event, SseConnection, SseLayer, layer::SseService};
+use tower_sse::{Event, SseConnection, SseLayer, layer::OutboxLimits, layer::SseService};
 
 use goals::{Wanted, goal, medians};
 
@@ -112,9 +112,9 @@ async fn ours() -> Rival<SseConnection> {
     let handler = async move |sse: SseConnection| {
         let _ = tx.send(sse).await;
     };
-    let router = Router::new()
-        .route("/events", get(handler))
-        .layer(SseLayer::new("/events").outbox(CAPACITY, 1 << 20));
+    let router = Router::new().route("/events", get(handler)).layer(
+        SseLayer::new("/events").outbox(OutboxLimits::new().events(CAPACITY).bytes(1 << 20)),
+    );
     Rival::open(router, &mut rx).await
 }
 

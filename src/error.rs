@@ -18,11 +18,11 @@ pub enum Error {
     Event(EventError),
     /// An event was not sent: the connection is closed.
     Closed(ClosedError),
-    /// The connection was one too many of its kind.
+    /// The limit of connections with a key is reached.
     Limit(LimitError),
     /// An event was not sent: the outbox had no room.
     Full,
-    /// An event was not sent: it has an id of its own, on a connection whose ids are a broker's.
+    /// An event was not sent: it has an id of its own, and the connection is subscribed.
     HasId,
     /// An event was not published, or a connection not subscribed.
     Broker(BrokerError),
@@ -35,7 +35,9 @@ impl fmt::Display for Error {
             Self::Closed(error) => error.fmt(f),
             Self::Limit(error) => error.fmt(f),
             Self::Full => f.write_str("outbox is full"),
-            Self::HasId => f.write_str("event has an id of its own: ids are the broker's here"),
+            Self::HasId => {
+                f.write_str("cannot send an event with an id of its own on a subscribed connection")
+            }
             Self::Broker(error) => error.fmt(f),
         }
     }
@@ -80,7 +82,10 @@ impl From<ClosedError> for Error {
 
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
-        error.closed().map_or(Self::HasId, Self::Closed)
+        match error {
+            SendError::Closed(_, reason) => Self::Closed(ClosedError::new(reason)),
+            SendError::HasId(_) => Self::HasId,
+        }
     }
 }
 

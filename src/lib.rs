@@ -37,7 +37,7 @@
 //! use tower_sse::{Broker, Event, SseConnection};
 //!
 //! async fn orders(broker: Broker, sse: SseConnection) -> Result<(), tower_sse::Error> {
-//!     broker.subscribe(&sse, ["orders", "alerts"]).await?.live();
+//!     broker.subscribe(&sse, ["orders", "alerts"]).await?.start();
 //!     Ok(()) // the stream goes on: it has subscriptions
 //! }
 //!

@@ -3,10 +3,10 @@
 //! Fields hold numbers and the crate's own words only: nothing that a client has sent.
 
 #[cfg(feature = "tracing")]
-pub(crate) use on::{Trace, passed_over, refused};
+pub(crate) use on::{Trace, refused, skipped};
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{Trace, passed_over, refused};
+pub(crate) use off::{Trace, refused, skipped};
 
 #[cfg(feature = "tracing")]
 mod on {
@@ -44,7 +44,7 @@ mod on {
         debug!(reason, "event stream refused");
     }
 
-    pub(crate) fn passed_over(what: &'static str, all: u64) {
+    pub(crate) fn skipped(what: &'static str, all: u64) {
         warn!(all, "{what}");
     }
 }
@@ -76,5 +76,5 @@ mod off {
 
     pub(crate) fn refused(_: &'static str) {}
 
-    pub(crate) fn passed_over(_: &'static str, _: u64) {}
+    pub(crate) fn skipped(_: &'static str, _: u64) {}
 }

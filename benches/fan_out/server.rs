@@ -132,7 +132,7 @@ fn ours() -> Router {
     let broker = Broker::in_memory();
     let publisher = broker.clone();
     let events = async move |sse: SseConnection| -> Result<(), BrokerError> {
-        broker.subscribe(&sse, "ticks").await?.live();
+        broker.subscribe(&sse, "ticks").await?.start();
         Ok(())
     };
     let publish = publishing(move |text| {

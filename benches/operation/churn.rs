@@ -17,7 +17,7 @@ use tokio::{
     task::LocalSet,
     time::{interval, sleep, timeout},
 };
-use tower_sse::{Broker, Connections, Error, Event, SseConnection, SseLayer};
+use tower_sse::{Broker, Connections, Error, Event, SseConnection, SseLayer, layer::Limits};
 
 use crate::{
     client::{connect, request},
@@ -42,7 +42,7 @@ pub(crate) struct Server {
 }
 
 async fn topic(State(broker): State<Broker>, sse: SseConnection) -> Result<(), Error> {
-    broker.subscribe(&sse, "news").await?.live();
+    broker.subscribe(&sse, "news").await?.start();
     Ok(())
 }
 
@@ -76,9 +76,11 @@ impl Server {
             // The ticker goes when there is no stream: it looks as often as this.
             .keep_alive(Duration::from_secs(1))
             .max_connections(10 * AT_A_TIME)
-            .max_connections_per(10 * AT_A_TIME, |request: &Parts| {
-                Some(request.uri.path().to_owned())
-            })
+            .limits(
+                Limits::new().connections_per(10 * AT_A_TIME, |request: &Parts| {
+                    Some(request.uri.path().to_owned())
+                }),
+            )
             .max_lifetime(Duration::from_secs(3600))
             .on_open(move |_| {
                 opened.fetch_add(1, Relaxed);
@@ -111,7 +113,7 @@ impl Server {
 impl Serves for Server {
     async fn answer(&self, _: &str) -> String {
         let stats = self.connections.stats();
-        let subscribers = self.broker.subscribers("news").expect("a topic");
+        let subscribers = self.broker.subscriber_count("news").expect("a topic");
         joined([
             self.connections.len() as u64,
             subscribers as u64,

@@ -62,7 +62,7 @@ fn app(
     let broker = broker.clone();
     let events = async move |Path(room): Path<usize>, sse: SseConnection| -> Result<(), Error> {
         let topics = ["news".to_owned(), format!("room:{room}")];
-        broker.subscribe(&sse, topics).await?.live();
+        broker.subscribe(&sse, topics).await?.start();
         Ok(())
     };
     Router::new()
@@ -144,7 +144,7 @@ impl Serves for Server {
             "drain" => {
                 *lock(&self.began) = Some(Instant::now());
                 let drained = self.connections[0].drain().over(OVER).await;
-                return joined([drained.ended, drained.cut]);
+                return joined([drained.ended, drained.aborted]);
             }
             "arrivals" => return joined(&*lock(&self.arrivals)),
             _ => {}

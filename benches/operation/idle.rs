@@ -70,8 +70,8 @@ async fn open_all(layer: &SseLayer, broker: &Broker, counts: &Arc<Counts>) {
                 async move {
                     // As old as any: those that come to the end of their lives are spread, too.
                     sse.close_at(Instant::now() + LIFETIME.mul_f64(fastrand::f64()));
-                    let resume = broker.subscribe(&sse, name).await;
-                    resume.expect("a subscription").live();
+                    let subscription = broker.subscribe(&sse, name).await;
+                    subscription.expect("a subscription").start();
                     Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
                 }
             };

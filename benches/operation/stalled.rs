@@ -123,7 +123,7 @@ async fn events(
     sse: SseConnection,
 ) -> Result<(), Error> {
     let _ = sse.insert(life);
-    broker.subscribe(&sse, "events").await?.live();
+    broker.subscribe(&sse, "events").await?.start();
     Ok(())
 }
 

@@ -95,7 +95,7 @@ impl Serves for Server {
 fn ours() -> Router {
     let broker = Broker::in_memory();
     let events = async move |sse: SseConnection| -> Result<(), BrokerError> {
-        broker.subscribe(&sse, "ticks").await?.live();
+        broker.subscribe(&sse, "ticks").await?.start();
         Ok(())
     };
     let layer = SseLayer::new("/events").keep_alive(KEEP_ALIVE);

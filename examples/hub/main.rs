@@ -60,6 +60,7 @@ use tower_sse::backplane::redis::RedisStreams;
 use tower_sse::{
     Broker, Connections, Event, SseConnection, SseLayer,
     broker::History,
+    layer::Limits,
     serve::{PeerAddr, TcpListener},
 };
 
@@ -84,7 +85,7 @@ fn app(hub: Hub) -> Router {
     let sse = SseLayer::new("/events")
         .registry(&hub.connections)
         .max_connections(hub.options.max)
-        .max_connections_per(hub.options.max_per_address, address)
+        .limits(Limits::new().connections_per(hub.options.max_per_address, address))
         .max_lifetime(hub.options.lifetime)
         .last_event_id_query("lastEventId"); // for a page that went offline, and comes back
     Router::new()
@@ -128,7 +129,7 @@ async fn events(
         let text = "name at least one topic, as in /events?topic=news";
         return Err((StatusCode::BAD_REQUEST, text).into());
     }
-    hub.broker.subscribe(&sse, topics).await?.live();
+    hub.broker.subscribe(&sse, topics).await?.start();
     Ok(())
 }
 
@@ -164,7 +165,7 @@ async fn add_topic(
     Path((uuid, topic)): Path<(String, String)>,
 ) -> Result<StatusCode> {
     let sse = hub.connection(&uuid)?;
-    hub.broker.subscribe(&sse, topic).await?.live();
+    hub.broker.subscribe(&sse, topic).await?.start();
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -54,8 +54,8 @@ pub(crate) async fn stats(State(hub): State<Hub>) -> Json<Value> {
             "opened": connections.opened,
             "refused": connections.refused,
             "closed": closed,
-            "events": connections.events,
-            "bytes": connections.bytes,
+            "events": connections.events_sent,
+            "bytes": connections.bytes_sent,
             "queued": connections.queued_events,
         },
         "broker": {
@@ -105,7 +105,10 @@ pub(crate) async fn serve(
         // With the drain, not after it: clients would come back on the sockets that they have open.
         let _ = stop.send(());
         let drained = hub.connections.drain().over(over).deadline(2 * over).await;
-        println!("Streams ended: {}, cut: {}.", drained.ended, drained.cut);
+        println!(
+            "Streams ended: {}, aborted: {}.",
+            drained.ended, drained.aborted
+        );
     };
     // A request that is not answered would hold the server up.
     let server = timeout(unready + 3 * over, server);

@@ -8,17 +8,17 @@ use crate::BoxError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AppendErrorKind {
-    /// It is not in the log. The append can be repeated.
+    /// The record is not in the log. The append can be repeated.
     NotSent,
-    /// It may be in the log, or come to be. A repeated append may double it.
+    /// The record may be in the log, or may still reach it. Repeating the append may duplicate it.
     MaybeSent,
-    /// The log does not take it, and will not.
+    /// The log has rejected the record, and would reject it again.
     Rejected,
     /// The log is closed for good.
     Closed,
 }
 
-/// A record was not appended, or not certainly.
+/// The error of an append: the record was not appended, or may not have been.
 #[derive(Debug)]
 pub struct AppendError {
     kind: AppendErrorKind,
@@ -26,7 +26,7 @@ pub struct AppendError {
 }
 
 impl AppendError {
-    /// An error of this kind, with its cause.
+    /// Returns an error of this kind, with its cause.
     pub fn new(kind: AppendErrorKind, source: impl Into<BoxError>) -> Self {
         Self {
             kind,
@@ -34,7 +34,7 @@ impl AppendError {
         }
     }
 
-    /// What is known of the record.
+    /// Returns what is known of the record.
     pub fn kind(&self) -> AppendErrorKind {
         self.kind
     }
@@ -71,7 +71,7 @@ pub struct ReadError {
 }
 
 impl ReadError {
-    /// The log cannot be read now, for this cause. The reader will try again.
+    /// Returns an error with this cause. The reader will retry.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self {
             is_rewritten: false,
@@ -79,7 +79,8 @@ impl ReadError {
         }
     }
 
-    /// The place to begin after is not in the log as it was: the log is another one now.
+    /// Returns an error for a position that is no longer in the log as it was: the log is another
+    /// one now.
     pub fn rewritten() -> Self {
         Self {
             is_rewritten: true,
@@ -87,7 +88,7 @@ impl ReadError {
         }
     }
 
-    /// Whether the log is another one now.
+    /// Returns whether the log is another one now.
     pub fn is_rewritten(&self) -> bool {
         self.is_rewritten
     }

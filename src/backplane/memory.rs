@@ -20,59 +20,58 @@ const BACKLOG: usize = 1 << 16;
 
 /// A log in memory, for the brokers of one process.
 ///
-/// It is a handle: clones name the same log, so that several brokers (the nodes of a test, say) can
-/// share one. It retains the latest records for those that begin to read later; what its readers
-/// have read already is theirs to keep.
+/// It is a handle: clones refer to the same log, so that several brokers (such as the nodes of a
+/// test) can share it. It retains the latest records for readers that start later.
 ///
-/// It is gone with the process: after a restart clients are told of a gap, since the epoch is
-/// another one.
+/// The log ends with the process. After a restart the epoch is another one, and a gap is announced
+/// to clients that reconnect.
 #[derive(Clone)]
 pub struct Memory {
-    log: Arc<Log>,
+    log: Arc<MemoryLog>,
 }
 
-struct Log {
+struct MemoryLog {
     epoch: Epoch,
-    /// Guards the records and the places of the readers. Wakers are woken outside it.
-    state: Mutex<State>,
+    /// Guards the records and the offsets of the readers. Wakers are woken outside it.
+    state: Mutex<MemoryState>,
 }
 
-struct State {
+struct MemoryState {
     records: VecDeque<(Position, Record)>,
     head: Position,
-    /// The last record that was dropped, or the place before the first.
+    /// The last record that was dropped, or the position before the first.
     dropped: Position,
     /// How many records are kept for later readers.
     retained: usize,
-    readers: Slab<Place>,
+    readers: Slab<ReaderOffset>,
 }
 
-/// Where a reader is.
+/// The state of one reader.
 #[derive(Default)]
-struct Place {
+struct ReaderOffset {
     /// The offset of the record that it read last.
     offset: u64,
     waker: Option<Waker>,
 }
 
 impl Memory {
-    /// A log that retains 65,536 records.
+    /// Returns a log that retains 65,536 records.
     pub fn new() -> Self {
         Self::with_window(BACKLOG)
     }
 
-    /// A log that retains this many records for those that begin to read later. With 0 it keeps
-    /// only what a reader has still to read: enough for one broker.
+    /// Returns a log that retains this many records for readers that start later. With 0 it keeps
+    /// only what a reader has still to read, which is enough for one broker.
     ///
-    /// A reader that is more than 65,536 records (or the window, where it is larger) behind loses
-    /// the oldest, and is told.
+    /// A reader that is more than 65,536 records behind (or more than the window, if that is
+    /// larger) loses the oldest. The loss is reported as [`Read::Lost`].
     pub fn with_window(records: usize) -> Self {
         let epoch = Epoch::new(fastrand::u64(..));
         let start = Position::new(epoch, 0, 0);
         Self {
-            log: Arc::new(Log {
+            log: Arc::new(MemoryLog {
                 epoch,
-                state: Mutex::new(State {
+                state: Mutex::new(MemoryState {
                     records: VecDeque::new(),
                     head: start,
                     dropped: start,
@@ -120,8 +119,8 @@ impl fmt::Debug for Memory {
     }
 }
 
-impl Log {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl MemoryLog {
+    fn lock(&self) -> MutexGuard<'_, MemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,8 +133,8 @@ impl Log {
         let mut wakers = state
             .readers
             .iter_mut()
-            .filter_map(|(_, place)| place.waker.take());
-        // One reader is the rule: it takes no room to wake it.
+            .filter_map(|(_, reader)| reader.waker.take());
+        // Mostly there is one reader, which is woken without an allocation.
         let first = wakers.next();
         let others: Vec<_> = wakers.collect();
         drop(state);
@@ -156,23 +155,23 @@ impl Log {
                 position.offset()
             }
         };
-        let key = state.readers.insert(Place {
+        let key = state.readers.insert(ReaderOffset {
             offset,
             waker: None,
         });
         drop(state);
-        Ok(Box::pin(Reader {
+        Ok(Box::pin(MemoryReader {
             log: Arc::clone(self),
             key,
         }))
     }
 }
 
-impl State {
-    /// Drops what is neither retained nor still to be read, and what is past every bound.
+impl MemoryState {
+    /// Drops what is neither retained nor still to be read, and what is over all limits.
     fn trim(&mut self) {
         while self.records.len() > self.retained {
-            let slowest = self.readers.iter().map(|(_, place)| place.offset).min();
+            let slowest = self.readers.iter().map(|(_, reader)| reader.offset).min();
             let is_read = match (self.records.front(), slowest) {
                 (Some((oldest, _)), Some(slowest)) => oldest.offset() <= slowest,
                 _ => true,
@@ -193,12 +192,12 @@ impl State {
     }
 }
 
-struct Reader {
-    log: Arc<Log>,
+struct MemoryReader {
+    log: Arc<MemoryLog>,
     key: usize,
 }
 
-impl Stream for Reader {
+impl Stream for MemoryReader {
     type Item = Result<Read, ReadError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -222,12 +221,12 @@ impl Stream for Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for MemoryReader {
     fn drop(&mut self) {
         let mut state = self.log.lock();
-        let place = state.readers.try_remove(self.key);
+        let reader = state.readers.try_remove(self.key);
         state.trim();
         drop(state);
-        drop(place);
+        drop(reader);
     }
 }

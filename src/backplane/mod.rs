@@ -1,11 +1,14 @@
 //! Backplanes: the ordered log behind a broker.
 //!
-//! A [`Backplane`] is an ordered, bounded log. Every node is a replica of what the log retains:
-//! one reader for each node feeds its broker, in order, with the node's own events too. All that
-//! concerns topics, replay and gaps then happens once, in the broker.
+//! A [`Backplane`] is an ordered log with a limited window. Every node replicates that window: one
+//! reader per node feeds its broker, in order, including the node's own events. Topics, replay and
+//! gaps are then handled once, in the broker.
 //!
-//! [`Memory`] is the log of one process. With the features `redis` and `nats`,
-//! `redis::RedisStreams` and `nats::JetStream` are such that many share.
+//! The [`Position`] and the [`TopicName`] of a record are types of the [`broker`](crate::broker)
+//! module.
+//!
+//! [`Memory`] is the log of one process. With the features `redis` and `nats`, several nodes share
+//! a `redis::RedisStreams` or a `nats::JetStream`.
 
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod envelope;
@@ -14,7 +17,7 @@ mod memory;
 #[cfg(feature = "nats")]
 #[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
 pub mod nats;
-mod record;
+pub(crate) mod record;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis;
@@ -22,7 +25,8 @@ mod skipped;
 
 pub use error::{AppendError, AppendErrorKind, ReadError};
 pub use memory::Memory;
-pub use record::{Record, TopicError, TopicName};
+pub use record::Record;
+pub(crate) use record::{TopicError, TopicName};
 pub(crate) use skipped::Skipped;
 
 use std::{future::Future, pin::Pin};
@@ -31,39 +35,39 @@ use futures_core::Stream;
 
 use crate::log::Position;
 
-/// A future in a box, as a [`Backplane`] gives it.
+/// A boxed future, as returned by the methods of [`Backplane`].
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What a [`Backplane`] reads: see [`Backplane::read`].
+/// The stream of what was read from a log: see [`Backplane::read`].
 pub type RecordStream = Pin<Box<dyn Stream<Item = Result<Read, ReadError>> + Send>>;
 
-/// Where a reader begins.
+/// The position at which a reader starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// With the oldest record that the log retains.
+    /// Starts with the oldest record that the log retains.
     Window,
-    /// After this one, which the reader has read last.
+    /// Starts after this position, which the reader has read last.
     After(Position),
 }
 
-/// What a reader gets.
+/// An item of a [`RecordStream`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Read {
     /// The next record.
     Record(Position, Record),
-    /// Records up to this place, this one included, are missing. Its tag may be 0, for unknown.
+    /// Records up to and including this position are missing. Its tag may be 0, for unknown.
     Lost(Position),
-    /// A record of ours stands here that cannot be understood: a later version has written it, or
-    /// it is damaged. With its topic, if at least that can be read.
+    /// A record of this crate that cannot be decoded: a later version has written it, or it is
+    /// damaged. It comes with its topic, if that can be read.
     Unreadable(Position, Option<TopicName>),
-    /// Something that is no record stands here, written by somebody else: nothing is missing.
+    /// An entry that is not a record, written by another program. Nothing is missing.
     Skipped(Position),
 }
 
 impl Read {
-    /// Its place in the log.
+    /// Returns its position in the log.
     pub fn position(&self) -> Position {
         match self {
             Self::Record(position, _)
@@ -74,7 +78,7 @@ impl Read {
     }
 }
 
-/// An ordered, bounded log that nodes share.
+/// An ordered log with a limited window, which nodes share.
 ///
 /// # What the caller guarantees
 ///
@@ -82,22 +86,22 @@ impl Read {
 ///
 /// # What an implementation guarantees
 ///
-/// 1. Offsets strictly rise within an epoch, for all readers in the same way. The epoch is random,
-///    made with the log; so is each record's tag.
-/// 2. A reader gets each record that the log retains once, in the order of the offsets. What it
-///    cannot get, because the log has dropped it, it is told of by [`Read::Lost`], before the next
-///    record; what cannot be understood, by [`Read::Unreadable`], in its place. The first item of a log that no longer has its
-///    first record is a `Lost`.
-/// 3. A reader that begins after a position gets what follows it; if that place is not in the log
-///    any more as it was (another epoch, another tag), [`read`](Self::read) fails with
-///    [`ReadError::rewritten`], or the stream ends with it. It never waits for a place that cannot
-///    come.
-/// 4. [`head`](Self::head) is the place of the last record as it is known now, or offset 0. A reader
-///    reaches it without anything being appended.
-/// 5. An append that succeeds gives the record's place, and each reader gets the record. One that
-///    fails says what is known: see [`AppendErrorKind`].
-/// 6. Dropping a future or a stream at any time loses nothing but what it would have given; an
-///    append may have been carried out.
+/// 1. Offsets strictly rise within an epoch, and are the same for all readers. The epoch is random
+///    and created with the log. The tag of each record is random.
+/// 2. A reader receives each record that the log retains once, in the order of the offsets. Dropped
+///    records are reported as [`Read::Lost`], before the next record. Records that cannot be
+///    decoded are reported as [`Read::Unreadable`], at their positions. The first item of a log
+///    that no longer has its first record is a `Lost`.
+/// 3. A reader that starts after a position receives what follows it. If that position is no longer
+///    in the log as it was (another epoch, another tag), [`read`](Self::read) fails with
+///    [`ReadError::rewritten`], or the stream ends with that error. A reader never waits for a
+///    position that cannot come.
+/// 4. [`head`](Self::head) returns the position of the last record known now, or offset 0. A reader
+///    reaches it without another append.
+/// 5. An append that succeeds returns the record's position, and each reader receives the record.
+///    The error of an append that fails states what is known: see [`AppendErrorKind`].
+/// 6. A future or a stream may be dropped at any time. Only its own result is lost; an append may
+///    have been carried out.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a backplane",
     label = "cannot be the log of a broker",
@@ -107,15 +111,17 @@ pub trait Backplane: Send + Sync + 'static {
     /// Appends a record to the log.
     fn append(&self, record: Record) -> BoxFuture<'_, Result<Position, AppendError>>;
 
-    /// Reads the log: what it retains from the start on, then what comes.
+    /// Reads the log: what it retains from this start on, then what is appended.
     fn read(&self, start: Start) -> BoxFuture<'_, Result<RecordStream, ReadError>>;
 
-    /// The place of the last record.
+    /// Returns the position of the last record.
     fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>>;
 
-    /// Whether another record may come to stand at an offset that readers have seen, within one
-    /// epoch: so is it with logs that can lose acknowledged records. A broker of such a log trusts
-    /// no place whose tag it does not know.
+    /// Returns whether an offset that readers have seen may get another record within one epoch.
+    /// Defaults to true.
+    ///
+    /// That is the case for logs that can lose acknowledged records. A broker on such a log trusts
+    /// a position only if it knows the tag.
     fn may_be_rewritten(&self) -> bool {
         true
     }

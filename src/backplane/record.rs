@@ -21,7 +21,7 @@ pub struct TopicError {
 }
 
 impl TopicName {
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -91,7 +91,7 @@ impl fmt::Display for TopicError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "topic name has {} bytes: it takes 1 to {MAX_LEN}",
+            "topic name has {} bytes: the limits are 1 and {MAX_LEN}",
             self.len
         )
     }
@@ -114,19 +114,19 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record of this topic. The lines are not looked at here: a broker writes nothing to a
-    /// client that it has not checked.
+    /// Returns a record of this topic. The lines are not checked here: a broker checks everything
+    /// that it sends to clients.
     pub fn new(topic: TopicName, lines: impl Into<Bytes>) -> Self {
         let lines = lines.into();
         Self { topic, lines }
     }
 
-    /// The topic's name.
+    /// Returns the topic's name.
     pub fn topic(&self) -> &TopicName {
         &self.topic
     }
 
-    /// The event's lines.
+    /// Returns the event's lines.
     pub fn lines(&self) -> &Bytes {
         &self.lines
     }

@@ -1,5 +1,5 @@
-//! What was read from a log and passed over. Anybody may write it, and as much of it as they like: so
-//! it is told to `tracing` once a second at most.
+//! The count of what was read from a log and skipped. Any program may write such entries, in any
+//! number, so they are reported to `tracing` at most once a second.
 
 use std::{
     sync::{
@@ -13,16 +13,16 @@ use tokio::time::Instant;
 
 use crate::trace;
 
-/// How often it is told.
+/// The shortest time between two reports.
 const EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Skipped {
-    /// What is told of them.
+    /// The text of the report.
     what: &'static str,
     count: AtomicU64,
-    /// Guards when it was told last.
-    told: Mutex<Option<Instant>>,
+    /// Guards the time of the last report.
+    reported: Mutex<Option<Instant>>,
 }
 
 impl Skipped {
@@ -30,7 +30,7 @@ impl Skipped {
         Self {
             what,
             count: AtomicU64::new(0),
-            told: Mutex::new(None),
+            reported: Mutex::new(None),
         }
     }
 
@@ -44,16 +44,17 @@ impl Skipped {
         }
         let count = self.count.fetch_add(more, Ordering::Relaxed) + more;
         if self.is_time() {
-            trace::passed_over(self.what, count);
+            trace::skipped(self.what, count);
         }
     }
 
     fn is_time(&self) -> bool {
         let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_time = told.is_none_or(|told| now.saturating_duration_since(told) >= EVERY);
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time =
+            reported.is_none_or(|reported| now.saturating_duration_since(reported) >= EVERY);
         if is_time {
-            *told = Some(now);
+            *reported = Some(now);
         }
         is_time
     }

@@ -30,8 +30,8 @@ use super::{
     log_reader::LogReader,
     pending::{PendingList, Subscribers},
     replica::Replica,
-    settings::Settings,
-    wakeups::{Pass, Publishing, Signal},
+    settings::BrokerSettings,
+    wakeups::{Publishing, Signal, WakeupPass},
 };
 use crate::{backplane::Backplane, log::Position};
 
@@ -60,7 +60,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(backplane: Arc<dyn Backplane>, settings: Settings) -> Self {
+    pub(super) fn new(backplane: Arc<dyn Backplane>, settings: BrokerSettings) -> Self {
         let may_be_rewritten = backplane.may_be_rewritten();
         Self {
             replica: Arc::new(Replica::new(settings, may_be_rewritten)),
@@ -111,12 +111,12 @@ impl Core {
     }
 
     /// Waits for a change of the replica that gives something.
-    pub(super) async fn wait_for<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+    pub(super) async fn wait_for<T>(&self, mut check: impl FnMut() -> Option<T>) -> T {
         loop {
             let mut changed = pin!(self.progress.notified());
             // Registered first, so that a change between the two is not missed.
             changed.as_mut().enable();
-            if let Some(found) = look() {
+            if let Some(found) = check() {
                 return found;
             }
             changed.await;
@@ -133,7 +133,7 @@ impl Core {
             let is_there = || (self.replica.visible() >= head.offset()).then_some(());
             self.wait_for(is_there).await;
         };
-        // Where it cannot, the place is one that this node does not know.
+        // If it cannot catch up, the position counts as unknown to this node.
         let _ = timeout_at(until, caught_up).await;
     }
 
@@ -207,7 +207,7 @@ impl Core {
     }
 
     fn wake_here(&self) {
-        let mut pass = Pass::new(&self.replica);
+        let mut pass = WakeupPass::new(&self.replica);
         while pass.step() {}
         self.resolve_pending_now();
     }
@@ -232,8 +232,8 @@ impl Core {
         }
     }
 
-    /// When the task has to look again by itself.
-    fn next_look(&self) -> Option<Instant> {
+    /// When the task has to check again without a wake.
+    fn next_check(&self) -> Option<Instant> {
         let expiry = self.replica.expire().map(|time| Instant::now() + time);
         let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let retry = reading.retry_at();
@@ -278,18 +278,18 @@ async fn run(core: Weak<Core>, signal: Arc<Signal>, _guard: TaskGuard) {
             return;
         };
         core.read_now();
-        let mut pass = Pass::new(&core.replica);
+        let mut pass = WakeupPass::new(&core.replica);
         while pass.step() {
             yield_now().await;
         }
         if catching_up.is_none() {
             catching_up = core.resolve_pending();
         }
-        let next_look = core.next_look();
+        let next_check = core.next_check();
         drop(core);
         let mut signalled = pin!(async {
-            match next_look {
-                // Either way it is time to look again.
+            match next_check {
+                // Either way it is time to check again.
                 Some(time) => drop(timeout_at(time, signal.task.notified()).await),
                 None => signal.task.notified().await,
             }

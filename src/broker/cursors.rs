@@ -1,4 +1,4 @@
-//! Where the subscriptions of one connection are, and what it has still to be told.
+//! The cursors of one connection's subscriptions, and what is still to be announced to it.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,22 +16,22 @@ pub(super) struct Cursors {
     pub(super) is_live: bool,
     /// Since when, in the broker's count of milliseconds: what is older did not wait for the body.
     pub(super) live_since: u64,
-    /// How many subscriptions wait for the window to be read.
-    pub(super) undecided: Vec<Undecided>,
-    /// A gap that has not been told.
+    /// Subscriptions that wait for the window to be read.
+    pub(super) pending: Vec<PendingTopics>,
+    /// A gap that has not been announced.
     pub(super) gap: Option<Gap>,
-    /// The place that the client has not been given.
-    pub(super) place: Option<Position>,
+    /// The position that has not been sent to the client.
+    pub(super) position: Option<Position>,
     /// Whether it can ride on the welcome.
-    pub(super) place_in_welcome: bool,
-    /// Whether the client came with it, so that it need not be told apart from the welcome.
-    pub(super) place_is_known: bool,
-    /// The offset of the last id that was given.
-    pub(super) last_given: u64,
-    /// How many losses of the log have been told.
+    pub(super) position_in_welcome: bool,
+    /// Whether the client sent it, so that no event of its own is needed for it.
+    pub(super) position_is_known: bool,
+    /// The offset of the last id that was sent.
+    pub(super) last_sent: u64,
+    /// How many losses of the log have been announced.
     pub(super) losses: u64,
-    /// The log whose places are meant, counted from the first that this node has read.
-    pub(super) lives: u64,
+    /// The generation of the log that these positions belong to.
+    pub(super) generation: u64,
     pub(super) is_detached: bool,
     /// The key in the list of pending subscribers.
     pub(super) pending_key: Option<u64>,
@@ -44,24 +44,24 @@ pub(super) struct Cursor {
     /// The number of the next entry.
     pub(super) next: u64,
     /// Entries up to this offset go out without their ids, which would run backwards: they are
-    /// replayed on a connection that has been given later ones.
+    /// replayed on a connection to which later ones have been sent.
     pub(super) without_ids: u64,
 }
 
 /// A subscription that was made before the window was read.
-pub(super) struct Undecided {
+pub(super) struct PendingTopics {
     pub(super) topics: Vec<Arc<Topic>>,
     pub(super) from: Option<Position>,
     pub(super) is_explicit: bool,
-    /// The place was ahead of this node already, when the window had been read.
+    /// The position was already ahead of this node when the window had been read.
     pub(super) was_ahead: bool,
     pub(super) outcome: Arc<Mutex<Outcome>>,
 }
 
-/// How a subscription came to its place.
+/// How a subscription came to its position.
 #[derive(Clone, Copy)]
-pub(super) struct Origin {
-    /// The server has named it, not the client.
+pub(super) struct PositionOrigin {
+    /// The server has set it, not the client.
     pub(super) is_explicit: bool,
     /// The log could not be read until now.
     pub(super) is_late: bool,
@@ -70,7 +70,7 @@ pub(super) struct Origin {
 #[derive(Clone, Copy)]
 pub(super) struct Gap {
     pub(super) reason: GapReason,
-    /// None: nobody knows.
+    /// None: the number is not known.
     pub(super) missed: Option<u64>,
 }
 
@@ -80,21 +80,21 @@ impl Cursors {
             topics: Vec::new(),
             is_live: false,
             live_since: 0,
-            undecided: Vec::new(),
+            pending: Vec::new(),
             gap: None,
-            place: None,
-            place_in_welcome: false,
-            place_is_known: false,
-            last_given: 0,
+            position: None,
+            position_in_welcome: false,
+            position_is_known: false,
+            last_sent: 0,
             losses: replica.losses(),
-            lives: replica.lives(),
+            generation: replica.generation(),
             is_detached: false,
             pending_key: None,
         }
     }
 
-    /// The entry that comes next, of all topics: whose it is, its offset and its frame. Notes what
-    /// was lost before it.
+    /// Returns the next entry of all topics: the index of its cursor, its offset and its frame.
+    /// Records what was lost before it.
     pub(super) fn next_entry(
         &mut self,
         replica: &Replica,
@@ -139,7 +139,7 @@ impl Cursors {
         if self.losses != losses {
             self.losses = losses;
             self.note_gap(GapReason::Lost, None);
-            self.look_at_life(replica);
+            self.check_generation(replica);
         }
     }
 
@@ -163,54 +163,62 @@ impl Cursors {
         Event::with_type(replica.settings.gap_event.as_str(), &data).into_bytes()
     }
 
-    /// Notes where a subscription begins, by what was found.
-    pub(super) fn begin(&mut self, decision: ResumeDecision, head: Position, origin: Origin) {
+    /// Records the position at which a subscription begins.
+    pub(super) fn begin(
+        &mut self,
+        decision: ResumeDecision,
+        head: Position,
+        origin: PositionOrigin,
+    ) {
         if let ResumeDecision::Gap(reason) = decision {
             self.note_gap(reason, None);
         }
-        // One that is live has been given a place, unless it had to wait for the log.
-        if (self.is_live && !origin.is_late) || self.last_given > 0 {
+        // A live subscriber has been sent a position, unless it had to wait for the log.
+        if (self.is_live && !origin.is_late) || self.last_sent > 0 {
             return;
         }
-        let (place, is_exact) = match decision {
-            ResumeDecision::Exact(place) => (place, true),
+        let (position, is_exact) = match decision {
+            ResumeDecision::Exact(position) => (position, true),
             _ => (head, false),
         };
-        // The client's own place stands. Else the earliest counts: what follows it comes in order.
+        // The client's own position stands. Else the earliest counts: what follows it comes in
+        // order.
         let is_known = is_exact && !origin.is_explicit;
-        let is_earlier = self.place.is_none_or(|it| place.offset() <= it.offset());
-        if is_known || (is_earlier && !self.place_is_known) {
-            self.place = Some(place);
-            self.place_is_known = is_known;
-            self.place_in_welcome |= is_exact;
+        let is_earlier = self
+            .position
+            .is_none_or(|it| position.offset() <= it.offset());
+        if is_known || (is_earlier && !self.position_is_known) {
+            self.position = Some(position);
+            self.position_is_known = is_known;
+            self.position_in_welcome |= is_exact;
         }
-        if let Some(known) = self.place.filter(|_| self.place_is_known) {
+        if let Some(known) = self.position.filter(|_| self.position_is_known) {
             for cursor in &mut self.topics {
                 cursor.without_ids = known.offset();
             }
         }
     }
 
-    /// Forgets the places of a log that is not the broker's any more.
-    fn look_at_life(&mut self, replica: &Replica) {
-        let lives = replica.lives();
-        if self.lives == lives {
+    /// Forgets the positions of an earlier generation of the log.
+    fn check_generation(&mut self, replica: &Replica) {
+        let generation = replica.generation();
+        if self.generation == generation {
             return;
         }
-        self.lives = lives;
-        self.last_given = 0;
-        if self.place.is_some() {
-            self.place = replica.window_end();
-            self.place_is_known = false;
+        self.generation = generation;
+        self.last_sent = 0;
+        if self.position.is_some() {
+            self.position = replica.window_end();
+            self.position_is_known = false;
         }
         for cursor in &mut self.topics {
             cursor.without_ids = 0;
         }
     }
 
-    pub(super) fn give(&mut self, offset: u64) {
-        self.place = None;
-        self.last_given = offset;
+    pub(super) fn mark_sent(&mut self, offset: u64) {
+        self.position = None;
+        self.last_sent = offset;
     }
 
     pub(super) fn has(&self, topic: &Arc<Topic>) -> bool {

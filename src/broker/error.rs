@@ -1,4 +1,4 @@
-//! What can go wrong with a broker.
+//! The error of a broker.
 
 use std::{error::Error, fmt};
 
@@ -8,14 +8,15 @@ use crate::{
     connection::AttachError,
 };
 
-/// An event was not published, or not certainly; or a connection was not subscribed.
+/// An error of a broker: an event was not published or may not have been, or a connection was not
+/// subscribed.
 #[derive(Debug)]
 pub struct BrokerError {
-    kind: Kind,
+    kind: BrokerErrorCause,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum BrokerErrorCause {
     Topic(TopicError),
     HasId,
     NoData,
@@ -26,76 +27,81 @@ enum Kind {
     OtherBroker,
 }
 
-/// What a [`BrokerError`] is about.
+/// The kind of a [`BrokerError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BrokerErrorKind {
     /// The topic's name is empty or too long.
     Topic,
-    /// The event cannot be published: it has an id of its own, it has no data, or its type is that
+    /// The event cannot be published: it has an id of its own, it has no data, or it has the type
     /// of a control event.
     Event,
-    /// The log did not take the event, or not certainly.
+    /// The log did not accept the event, or may not have accepted it.
     Append(AppendErrorKind),
     /// The connection is closed.
     Closed(CloseReason),
-    /// The connection cannot be subscribed: its events are numbered, or it is another broker's.
+    /// The connection cannot be subscribed: its events are numbered, or it is subscribed with
+    /// another broker.
     Connection,
 }
 
 impl BrokerError {
     pub(super) fn has_id() -> Self {
-        Kind::HasId.into()
+        BrokerErrorCause::HasId.into()
     }
 
     pub(super) fn no_data() -> Self {
-        Kind::NoData.into()
+        BrokerErrorCause::NoData.into()
     }
 
     pub(super) fn control_event(event_type: &str) -> Self {
-        Kind::ControlEvent(event_type.to_owned()).into()
+        BrokerErrorCause::ControlEvent(event_type.to_owned()).into()
     }
 
     pub(super) fn closed(reason: CloseReason) -> Self {
-        Kind::Closed(reason).into()
+        BrokerErrorCause::Closed(reason).into()
     }
 
-    /// What the error is about.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> BrokerErrorKind {
         match &self.kind {
-            Kind::Topic(_) => BrokerErrorKind::Topic,
-            Kind::HasId | Kind::NoData | Kind::ControlEvent(_) => BrokerErrorKind::Event,
-            Kind::Append(error) => BrokerErrorKind::Append(error.kind()),
-            Kind::Closed(reason) => BrokerErrorKind::Closed(*reason),
-            Kind::Numbered | Kind::OtherBroker => BrokerErrorKind::Connection,
+            BrokerErrorCause::Topic(_) => BrokerErrorKind::Topic,
+            BrokerErrorCause::HasId
+            | BrokerErrorCause::NoData
+            | BrokerErrorCause::ControlEvent(_) => BrokerErrorKind::Event,
+            BrokerErrorCause::Append(error) => BrokerErrorKind::Append(error.kind()),
+            BrokerErrorCause::Closed(reason) => BrokerErrorKind::Closed(*reason),
+            BrokerErrorCause::Numbered | BrokerErrorCause::OtherBroker => {
+                BrokerErrorKind::Connection
+            }
         }
     }
 }
 
-impl From<Kind> for BrokerError {
-    fn from(kind: Kind) -> Self {
+impl From<BrokerErrorCause> for BrokerError {
+    fn from(kind: BrokerErrorCause) -> Self {
         Self { kind }
     }
 }
 
 impl From<TopicError> for BrokerError {
     fn from(error: TopicError) -> Self {
-        Kind::Topic(error).into()
+        BrokerErrorCause::Topic(error).into()
     }
 }
 
 impl From<AppendError> for BrokerError {
     fn from(error: AppendError) -> Self {
-        Kind::Append(error).into()
+        BrokerErrorCause::Append(error).into()
     }
 }
 
 impl From<AttachError> for BrokerError {
     fn from(error: AttachError) -> Self {
         match error {
-            AttachError::Closed(reason) => Kind::Closed(reason),
-            AttachError::Numbered => Kind::Numbered,
-            AttachError::Taken => Kind::OtherBroker,
+            AttachError::Closed(reason) => BrokerErrorCause::Closed(reason),
+            AttachError::Numbered => BrokerErrorCause::Numbered,
+            AttachError::OtherSource => BrokerErrorCause::OtherBroker,
         }
         .into()
     }
@@ -104,18 +110,23 @@ impl From<AttachError> for BrokerError {
 impl fmt::Display for BrokerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Topic(error) => error.fmt(f),
-            Kind::HasId => f.write_str("event has an id of its own: ids are the broker's"),
-            Kind::NoData => f.write_str("event has no data: clients would not see it"),
-            Kind::ControlEvent(event_type) => {
-                write!(f, "event type {event_type:?} is that of a control event")
+            BrokerErrorCause::Topic(error) => error.fmt(f),
+            BrokerErrorCause::HasId => f.write_str("cannot publish an event with an id of its own"),
+            BrokerErrorCause::NoData => f.write_str("cannot publish an event without data"),
+            BrokerErrorCause::ControlEvent(event_type) => {
+                write!(
+                    f,
+                    "cannot publish an event of the control type {event_type:?}"
+                )
             }
-            Kind::Append(error) => error.fmt(f),
-            Kind::Closed(reason) => write!(f, "event stream is closed: {reason}"),
-            Kind::Numbered => {
-                f.write_str("connection's events are numbered: their ids would be taken for places")
+            BrokerErrorCause::Append(error) => error.fmt(f),
+            BrokerErrorCause::Closed(reason) => write!(f, "event stream is closed: {reason}"),
+            BrokerErrorCause::Numbered => {
+                f.write_str("cannot subscribe a connection with numbered events")
             }
-            Kind::OtherBroker => f.write_str("connection is subscribed with another broker"),
+            BrokerErrorCause::OtherBroker => {
+                f.write_str("connection is already subscribed with another broker")
+            }
         }
     }
 }
@@ -123,8 +134,8 @@ impl fmt::Display for BrokerError {
 impl Error for BrokerError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
-            // Shown in its place, so that it does not stand in the chain twice.
-            Kind::Append(error) => error.source(),
+            // Displayed instead of this error, so that it does not appear in the chain twice.
+            BrokerErrorCause::Append(error) => error.source(),
             _ => None,
         }
     }

@@ -64,8 +64,7 @@ impl Dirty {
         self.0.swap(true, Ordering::SeqCst);
     }
 
-    /// Leaves the mark: whoever looks may find the reading held, and then has nothing to answer
-    /// for.
+    /// Keeps the mark: the caller may find the reading held, and then must not clear it.
     pub(super) fn is_marked(&self) -> bool {
         self.0.fetch_or(false, Ordering::SeqCst)
     }
@@ -76,8 +75,13 @@ impl Dirty {
 
     /// Reads, unless somebody else does, until nothing is marked, or so often at most. Who finds the
     /// reading held goes on: whoever holds it looks at the mark after letting it go.
-    pub(super) fn pump<T>(&self, reading: &Mutex<T>, most: usize, mut read: impl FnMut(&mut T)) {
-        for _ in 0..most {
+    pub(super) fn pump<T>(
+        &self,
+        reading: &Mutex<T>,
+        max_rounds: usize,
+        mut read: impl FnMut(&mut T),
+    ) {
+        for _ in 0..max_rounds {
             let mut held = match reading.try_lock() {
                 Ok(held) => held,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),

@@ -17,8 +17,8 @@ use crate::{
 };
 
 pub(super) struct LogReader {
-    state: State,
-    /// The log's life when it was opened.
+    state: LogReaderState,
+    /// The epoch of the log when it was opened.
     epoch: Option<Epoch>,
     /// What was read last.
     last: Option<Position>,
@@ -31,18 +31,18 @@ pub(super) struct LogReader {
 
 type Opening = Pin<Box<dyn Future<Output = Result<(Position, RecordStream), ReadError>> + Send>>;
 
-enum State {
+enum LogReaderState {
     Idle,
     Opening(Opening),
     Open(RecordStream),
     /// The log could not be read. The task tries again at this time.
-    Resting(Instant),
+    Backoff(Instant),
 }
 
 impl LogReader {
     pub(super) fn new() -> Self {
         Self {
-            state: State::Idle,
+            state: LogReaderState::Idle,
             epoch: None,
             last: None,
             is_rewritten: false,
@@ -54,12 +54,12 @@ impl LogReader {
     /// When it tries again, if the log could not be read.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         match self.state {
-            State::Resting(until) => Some(until),
+            LogReaderState::Backoff(until) => Some(until),
             _ => None,
         }
     }
 
-    /// Reads until the log has nothing more now. Tells whether anything was read.
+    /// Reads until the log has nothing more now. Returns whether anything was read.
     pub(super) fn poll(
         &mut self,
         replica: &Replica,
@@ -69,18 +69,18 @@ impl LogReader {
         let mut has_read = false;
         loop {
             match &mut self.state {
-                State::Idle => self.state = State::Opening(self.open(backplane)),
-                State::Opening(opening) => match opening.as_mut().poll(cx) {
+                LogReaderState::Idle => self.state = LogReaderState::Opening(self.open(backplane)),
+                LogReaderState::Opening(opening) => match opening.as_mut().poll(cx) {
                     Poll::Pending => return has_read,
                     Poll::Ready(Ok((head, stream))) => {
                         replica.opened(head, std::mem::take(&mut self.is_rewritten));
                         self.epoch = Some(head.epoch());
-                        self.state = State::Open(stream);
+                        self.state = LogReaderState::Open(stream);
                         has_read = true;
                     }
                     Poll::Ready(Err(error)) => self.failed(&error),
                 },
-                State::Open(stream) => match stream.as_mut().poll_next(cx) {
+                LogReaderState::Open(stream) => match stream.as_mut().poll_next(cx) {
                     Poll::Pending => return has_read,
                     // It was replaced between being read and being asked for its head.
                     Poll::Ready(Some(Ok(read))) if Some(read.position().epoch()) != self.epoch => {
@@ -96,8 +96,10 @@ impl LogReader {
                     Poll::Ready(Some(Err(error))) => self.failed(&error),
                     Poll::Ready(None) => self.failed(&ReadError::unavailable("log has ended")),
                 },
-                State::Resting(until) if *until <= Instant::now() => self.state = State::Idle,
-                State::Resting(_) => return has_read,
+                LogReaderState::Backoff(until) if *until <= Instant::now() => {
+                    self.state = LogReaderState::Idle
+                }
+                LogReaderState::Backoff(_) => return has_read,
             }
         }
     }
@@ -114,7 +116,8 @@ impl LogReader {
         })
     }
 
-    /// Rests before the next try, longer each time; or begins anew with a log that is another one.
+    /// Backs off before the next attempt, longer each time; or starts again with a log that proved
+    /// to be another one.
     fn failed(&mut self, error: &ReadError) {
         self.failures += 1;
         if error.is_rewritten() {
@@ -122,16 +125,16 @@ impl LogReader {
             self.is_rewritten = true;
             self.rewrites += 1;
         }
-        // Clients of a log that comes back are not to wait for it much longer than it took.
+        // Once the log is back, its clients should not wait much longer than it was unavailable.
         let longest = Duration::from_millis(100 << self.failures.min(4));
-        let rest = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let backoff = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
         // The log is there, also where it was away before: only one that changes again and again is
         // not gone after at once.
         let is_new_log = error.is_rewritten() && self.rewrites == 1;
         self.state = if is_new_log {
-            State::Idle
+            LogReaderState::Idle
         } else {
-            State::Resting(Instant::now() + rest)
+            LogReaderState::Backoff(Instant::now() + backoff)
         };
     }
 }

@@ -1,35 +1,37 @@
 //! The broker: topics, replay, resume.
 //!
-//! A [`Broker`] numbers all events that are published with it in one sequence. Each topic keeps the
-//! latest of its own, encoded once, however many receive them; a subscription is a cursor into
-//! them. So replay, live delivery and catching up are the same, and a subscriber that waits costs
-//! next to nothing.
+//! A [`Broker`] numbers all events that are published with it in one sequence. Each topic keeps its
+//! latest events, encoded once, however many subscribers receive them. A subscription is a cursor
+//! into these events. Replay, live delivery and lag therefore share one code path, and an idle
+//! subscriber costs one cursor.
 //!
-//! # Places
+//! # Positions
 //!
-//! Each topic event carries its [`Position`] as its id, `<epoch>-<offset>-<tag>`: one id names a
-//! place in all of a connection's topics. A client that comes back with it in `Last-Event-ID`
+//! Each topic event carries its [`Position`] as its id, `<epoch>-<offset>-<tag>`. One id is valid
+//! for all topics of a connection. A client that reconnects with a position in `Last-Event-ID`
 //!
-//! - gets everything after it, once and in order ([`Outcome::Exact`]), or
-//! - is told, by a `gap` event, that something may be missing ([`Outcome::Gap`]):
-//!   `{"reason": "…", "missed": n}`, where `n` is a number if it is known and else `null`.
+//! - receives everything after it, once and in order ([`Outcome::Exact`]), or
+//! - receives a `gap` event, which announces that something may be missing ([`Outcome::Gap`]). Its
+//!   data is `{"reason": "…", "missed": n}`, where `n` is a number if it is known, otherwise
+//!   `null`.
 //!
-//! It never misses something in silence, nor gets everything again. A client without an id, or with
-//! one that is not a position, starts from now ([`Outcome::Fresh`]).
+//! A loss is never silent, and nothing is delivered twice. A client without an id, or with an id
+//! that is not a position, starts from now ([`Outcome::Fresh`]).
 //!
-//! A `position` event now and then brings the clients of quiet topics up to date.
+//! On quiet topics an occasional `position` event brings clients up to date.
 //!
-//! # Order, and what is told of losses
+//! # Order and losses
 //!
 //! Events of all topics reach a subscriber in the order in which they were published. A publisher
-//! never waits for a subscriber: one that is so slow that its topic has dropped what it has not had
-//! gets the `gap` event and goes on ([`SlowConsumer`]).
+//! never waits for a subscriber. If a topic has dropped events that a slow subscriber has not
+//! received, the subscriber receives a `gap` event and continues ([`SlowConsumer`]).
 //!
-//! # Who may see what
+//! # Access
 //!
-//! The server chooses the topics of a connection, the id is only a place in them: an id from
-//! another user's stream shows nothing of that stream. A client may name any retained place of a
-//! topic that it may read now; [`Subscribe::without_replay`] is for topics where that is too much.
+//! The server chooses the topics of a connection. The id is only a position in them: an id from
+//! another user's stream reveals nothing of that stream. A client may name any retained position of
+//! a topic that it may read now. [`Subscribe::without_replay`] is for topics where that is too
+//! much.
 //!
 //! # Example
 //!
@@ -37,7 +39,7 @@
 //! use tower_sse::{Broker, BrokerError, Event, SseConnection};
 //!
 //! async fn events(broker: Broker, sse: SseConnection) -> Result<(), BrokerError> {
-//!     broker.subscribe(&sse, ["orders", "alerts"]).await?.live();
+//!     broker.subscribe(&sse, ["orders", "alerts"]).await?.start();
 //!     Ok(()) // the stream goes on: it has a subscription
 //! }
 //!
@@ -73,10 +75,10 @@ pub use self::{
     settings::{History, SlowConsumer},
     stats::BrokerStats,
     subscribe::{IntoTopics, Subscribe},
-    subscription::Resume,
+    subscription::Subscription,
 };
 pub use crate::{
-    backplane::{TopicError, TopicName},
+    backplane::record::{TopicError, TopicName},
     log::{Epoch, Position},
 };
 
@@ -87,21 +89,22 @@ use std::{
     task::{Poll, ready},
 };
 
-use self::{core::Core, settings::Settings};
+use self::{core::Core, settings::BrokerSettings};
 use crate::{
     Event, SseConnection,
     backplane::{Backplane, Memory, Record},
     event::EventType,
 };
 
-/// Owns the topics of a process: publish, subscribe, resume. See the [module](self).
+/// The topics of a process: publish, subscribe, resume. See the [module](self).
 ///
-/// It is a handle: clones name the same broker. It works for as long as a handle, or a connection
-/// that is subscribed, is left.
+/// It is a handle: clones refer to the same broker. The broker works as long as a handle or a
+/// subscribed connection is left.
 ///
-/// Subscribers are woken by one task for each broker, on the Tokio runtime that uses the broker
-/// first; when that runtime is shut down, on the next one. A runtime that is neither driven nor shut
-/// down (a current-thread one outside `block_on`) leaves them asleep.
+/// One task for each broker wakes the subscribers. It runs on the Tokio runtime that uses the
+/// broker first, and moves to the next one when that runtime is shut down. A runtime that is
+/// neither driven nor shut down (a current-thread one outside `block_on`) leaves subscribers
+/// asleep.
 #[derive(Clone)]
 pub struct Broker {
     core: Arc<Core>,
@@ -111,37 +114,40 @@ pub struct Broker {
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct BrokerBuilder {
-    settings: Settings,
+    settings: BrokerSettings,
 }
 
 impl BrokerBuilder {
-    /// Sets what each topic keeps: 1,024 events, 1 MiB and one hour by default.
+    /// Sets what each topic keeps. Defaults to [`History::default`].
     pub fn history(mut self, history: History) -> Self {
         self.settings.history = history;
         self
     }
 
-    /// Bounds what all topics keep together: 64 MiB by default. The oldest events go first,
-    /// whosever they are. An event counts with its frame and 128 bytes more, and each topic that
-    /// keeps any with its name and 512 bytes.
+    /// Sets how many bytes all topics together keep. Defaults to 64 MiB.
+    ///
+    /// At the limit the oldest events are dropped first, regardless of their topics. An event
+    /// counts with its frame and 128 bytes more. A topic that keeps any events counts with its name
+    /// and 512 bytes. The latest event is kept in any case.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.settings.bytes = bytes;
         self
     }
 
-    /// Sets what happens to subscribers that fall off their topics' history.
+    /// Sets what happens to subscribers that lag behind the history of their topics. Defaults to
+    /// [`SlowConsumer::Announce`].
     pub fn slow_consumer(mut self, policy: SlowConsumer) -> Self {
         self.settings.slow_consumer = policy;
         self
     }
 
-    /// Names the event that announces a gap: `gap` by default.
+    /// Sets the type of the event that announces a gap. Defaults to `gap`.
     pub fn gap_event(mut self, event_type: EventType<'_>) -> Self {
         self.settings.gap_event = event_type.into_owned();
         self
     }
 
-    /// Names the event that gives a client its place: `position` by default.
+    /// Sets the type of the event that carries a client's position. Defaults to `position`.
     pub fn position_event(mut self, event_type: EventType<'_>) -> Self {
         self.settings.position_event = event_type.into_owned();
         self
@@ -155,12 +161,12 @@ impl BrokerBuilder {
         self
     }
 
-    /// A broker on a log of its own, in memory.
+    /// Returns a broker with a log of its own, in memory.
     pub fn in_memory(self) -> Broker {
         self.build(Memory::with_window(0))
     }
 
-    /// A broker on this log.
+    /// Returns a broker on this log.
     pub fn build(self, backplane: impl Backplane) -> Broker {
         Broker {
             core: Arc::new(Core::new(Arc::new(backplane), self.settings)),
@@ -169,35 +175,38 @@ impl BrokerBuilder {
 }
 
 impl Broker {
-    /// A broker on a log of its own, in memory, with the default history.
+    /// Returns a broker with a log of its own, in memory, and the default settings.
     pub fn in_memory() -> Self {
         Self::builder().in_memory()
     }
 
-    /// A broker on this log, with the default history.
+    /// Returns a broker on this log, with the default settings.
     pub fn new(backplane: impl Backplane) -> Self {
         Self::builder().build(backplane)
     }
 
-    /// Sets up a broker.
+    /// Returns a builder, which sets up a broker.
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::default()
     }
 
-    /// Publishes an event to a topic. Gives its place in the log.
+    /// Publishes an event to a topic and returns its position in the log.
     ///
-    /// It is encoded once, and no subscriber is waited for.
+    /// The event is encoded once. The future does not wait for any subscriber.
     ///
     /// # Errors
     ///
-    /// If the topic's name is empty or longer than 256 bytes; if the event has an id of its own, no
-    /// data, or the type of a control event (`welcome`, `gap`, `position`, `reconnect`); or if the
-    /// log does not take it: the error then says what is known, see
-    /// [`AppendErrorKind`](crate::backplane::AppendErrorKind).
+    /// Returns an error if
+    ///
+    /// - the topic's name is empty or longer than 256 bytes,
+    /// - the event has an id of its own, has no data, or has the type of a control event
+    ///   (`welcome`, `gap`, `position`, `reconnect`),
+    /// - the log does not accept the event. [`BrokerError::kind`] then returns what is known of the
+    ///   record, see [`AppendErrorKind`](crate::backplane::AppendErrorKind).
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it is ready, the event may have been published or not.
+    /// If the future is dropped before it completes, the event may or may not have been published.
     pub async fn publish<T>(&self, topic: T, event: Event) -> Result<Position, BrokerError>
     where
         T: TryInto<TopicName>,
@@ -211,13 +220,13 @@ impl Broker {
             return Err(BrokerError::no_data());
         }
         self.core.replica.settings.check_type(event.event_type())?;
-        // The log has to be open before its first record, or nobody would be there to read it.
+        // The log has to be open before its first record. Otherwise this node would not read it.
         if !self.core.replica.has_head() {
             self.core.read();
         }
         let record = Record::new(topic, event.into_lines());
         let mut append = self.core.backplane.append(record);
-        // Marked as publishing only while it runs: what others publish does not wait for it.
+        // Marked as publishing only while it runs, so that other publishers do not wait for it.
         let appended = poll_fn(|cx| {
             let publishing = self.core.publishing();
             let appended = ready!(append.as_mut().poll(cx));
@@ -232,22 +241,27 @@ impl Broker {
 
     /// Subscribes a connection to topics: one name, or several.
     ///
-    /// The place is fixed when the future that this gives is ready: after the client's
-    /// `Last-Event-ID`, if it has one, or from now. Events flow from there on, once
-    /// [`Resume::live`] is called, or the [`Resume`] is dropped and the handler has answered.
+    /// The position is fixed when the returned future completes: after the client's
+    /// `Last-Event-ID`, if it sent one, otherwise from now. Events are delivered from that position
+    /// once [`Subscription::start`] is called, or once the [`Subscription`] is dropped and the
+    /// handler has answered.
     ///
-    /// A subscription lives as long as its connection, and keeps it open. Topics that a connection
-    /// has already are passed over. A connection that is live already, as one that was found by its
-    /// uuid, gets the new topics from now on.
+    /// A subscription lasts as long as its connection, and keeps it open. Topics that the
+    /// connection already has are skipped. On a connection whose events are already being
+    /// delivered, the new topics start from now.
     ///
     /// # Errors
     ///
-    /// If a name is empty or longer than 256 bytes, if the connection is closed, if its events are
-    /// numbered, or if it is subscribed with another broker. Nothing is subscribed then.
+    /// Returns an error, and subscribes nothing, if
+    ///
+    /// - a name is empty or longer than 256 bytes,
+    /// - the connection is closed,
+    /// - the connection's events are numbered,
+    /// - the connection is subscribed with another broker.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it is ready, nothing is subscribed.
+    /// If the future is dropped before it completes, nothing is subscribed.
     pub fn subscribe<'a>(
         &'a self,
         connection: &'a SseConnection,
@@ -256,13 +270,13 @@ impl Broker {
         Subscribe::new(self, connection, topics.into_topics())
     }
 
-    /// Ends subscriptions of a connection. Topics that it does not have are passed over.
+    /// Ends subscriptions of a connection. Topics that it does not have are skipped.
     ///
     /// The stream ends when neither a subscription nor a handle is left.
     ///
     /// # Errors
     ///
-    /// If a name is empty or longer than 256 bytes. Nothing is ended then.
+    /// Returns an error, and ends nothing, if a name is empty or longer than 256 bytes.
     pub fn unsubscribe(
         &self,
         connection: &SseConnection,
@@ -275,30 +289,31 @@ impl Broker {
         Ok(())
     }
 
-    /// How many connections of this node are subscribed to a topic.
+    /// Returns the number of this node's connections that are subscribed to a topic.
     ///
     /// # Errors
     ///
-    /// If the name is empty or longer than 256 bytes.
-    pub fn subscribers<T>(&self, topic: T) -> Result<usize, BrokerError>
+    /// Returns an error if the name is empty or longer than 256 bytes.
+    pub fn subscriber_count<T>(&self, topic: T) -> Result<usize, BrokerError>
     where
         T: TryInto<TopicName>,
         T::Error: Into<TopicError>,
     {
         let topic = topic.try_into().map_err(Into::into)?;
         let topic = self.core.replica.topic(&topic);
-        Ok(topic.map_or(0, |topic| topic.subscribers()))
+        Ok(topic.map_or(0, |topic| topic.subscriber_count()))
     }
 
-    /// How many topics this node holds in memory: those with subscribers or a history.
-    pub fn topics(&self) -> usize {
-        self.core.replica.topics()
+    /// Returns the number of topics that this node holds in memory: those with subscribers or a
+    /// history.
+    pub fn topic_count(&self) -> usize {
+        self.core.replica.topic_count()
     }
 
-    /// The figures as they are now.
+    /// Returns the current figures.
     ///
-    /// Costs one pass over the topics under the broker's lock: it is meant for every few seconds, not
-    /// for every event.
+    /// This costs one pass over the topics under the broker's lock. It is meant to be called every
+    /// few seconds, not for every event.
     pub fn stats(&self) -> BrokerStats {
         self.core.replica.stats()
     }
@@ -307,7 +322,7 @@ impl Broker {
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Broker")
-            .field("topics", &self.topics())
+            .field("topics", &self.topic_count())
             .field("visible", &self.core.replica.visible())
             .finish_non_exhaustive()
     }

@@ -4,36 +4,36 @@ use std::sync::{Arc, Mutex};
 
 use crate::log::Position;
 
-/// What became of a client's place.
+/// The outcome for a client's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The client named no place: it gets what comes from now on.
+    /// The client sent no position. It receives events from now on.
     Fresh,
-    /// It gets everything after its place, once and in order.
+    /// The client receives everything after its position, once and in order.
     Exact,
-    /// Some of what came after its place may be lost. It is told so by a `gap` event, and gets what
-    /// comes from now on.
+    /// Events after the client's position may be lost. It receives a `gap` event, then events from
+    /// now on.
     Gap,
-    /// The log has not been read yet. The stream opens, and the outcome follows.
+    /// The log has not been read yet. The stream opens, and the outcome is resolved later.
     Pending,
 }
 
 /// Why there is a gap: what the `gap` event says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GapReason {
-    /// The place is one of another log: the server's was lost, or is not the one that the client
-    /// knows.
+    /// The position belongs to another log: the log was lost, or the client comes from another
+    /// broker.
     OtherLog,
-    /// The place is not one of this log, or nobody can tell.
+    /// The position does not belong to this log, or that cannot be determined.
     Unknown,
-    /// Events after the place are not kept any more.
+    /// Events after the position are no longer kept.
     Evicted,
     /// The subscriber was slower than its topic.
     Lagged,
     /// The node has lost a part of the log.
     Lost,
-    /// A record of the topic cannot be understood, or is none that clients may be given.
+    /// A record of the topic cannot be decoded, or must not be sent to clients.
     Unreadable,
 }
 
@@ -50,7 +50,7 @@ impl GapReason {
     }
 }
 
-/// What a node decides of a position.
+/// How a node resolves a position.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ResumeDecision {
     Fresh,

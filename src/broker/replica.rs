@@ -3,7 +3,8 @@
 //! 1. There is one appender: whoever holds the reading (see `core`). It holds the log's lock for
 //!    each record.
 //! 2. A record's entry is in its ring before `visible` says so, and readers go no further than what
-//!    they have read of `visible` first. So a place and all that is before it appear as one.
+//!    they have read of `visible` first. So a position and all that is before it become visible
+//!    together.
 //! 3. For each topic, everything after its loss mark is in its ring. The mark is the later of the
 //!    ring's own and `floor`. It only rises.
 //! 4. A topic is in the index while it has entries or subscribers. One that leaves it leaves its
@@ -26,8 +27,8 @@ use tokio::time::Instant;
 use super::{
     handshake::Visible,
     outcome::{GapReason, ResumeDecision},
-    settings::Settings,
-    stats::{BrokerStats, Tally},
+    settings::BrokerSettings,
+    stats::{BrokerStats, BrokerTally},
     store::Store,
     topic::Topic,
 };
@@ -37,35 +38,35 @@ use crate::{
 };
 
 pub(super) struct Replica {
-    pub(super) settings: Settings,
+    pub(super) settings: BrokerSettings,
     /// Whether the log may be rewritten within an epoch.
     may_be_rewritten: bool,
     /// The offset up to which entries are visible.
     visible: Visible,
     /// Raised whenever all subscribers may have lost something.
     losses: AtomicU64,
-    /// How many logs there have been, one after the other.
-    lives: AtomicU64,
-    pub(super) tally: Tally,
+    /// The generation of the log: rises when it proves to be another one.
+    generation: AtomicU64,
+    pub(super) tally: BrokerTally,
     /// Guards everything that is known of the log, and the index of topics.
     log: Mutex<Store>,
-    /// The next pass wakes everybody: there is something to tell that is no event.
+    /// The next pass wakes all subscribers: something that is not an event is to be announced.
     wakes_all: AtomicBool,
-    /// The next pass wakes those whose places have fallen far behind.
+    /// The next pass wakes subscribers whose positions have fallen far behind.
     sweeps: AtomicBool,
     epoch_start: Instant,
 }
 
 impl Replica {
-    pub(super) fn new(settings: Settings, may_be_rewritten: bool) -> Self {
+    pub(super) fn new(settings: BrokerSettings, may_be_rewritten: bool) -> Self {
         let window = Window::after(0, settings.window);
         Self {
             settings,
             may_be_rewritten,
             visible: Visible::new(0),
             losses: AtomicU64::new(0),
-            lives: AtomicU64::new(0),
-            tally: Tally::new(),
+            generation: AtomicU64::new(0),
+            tally: BrokerTally::new(),
             log: Mutex::new(Store::new(window)),
             wakes_all: AtomicBool::new(false),
             sweeps: AtomicBool::new(false),
@@ -81,7 +82,7 @@ impl Replica {
         self.visible.get()
     }
 
-    /// Whether the log has said anything yet.
+    /// Whether anything of the log has been read yet.
     pub(super) fn has_head(&self) -> bool {
         self.lock().head.is_some()
     }
@@ -91,11 +92,11 @@ impl Replica {
     }
 
     /// Read after `losses`, which is raised later.
-    pub(super) fn lives(&self) -> u64 {
-        self.lives.load(Ordering::Acquire)
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
-    /// The place from which those go on who were there before the log was another one.
+    /// The position from which subscribers of an earlier generation continue.
     pub(super) fn window_end(&self) -> Option<Position> {
         self.lock().window_end
     }
@@ -130,18 +131,18 @@ impl Replica {
         log.bytes = 0;
         self.visible.set(0);
         if !is_first {
-            self.lives.fetch_add(1, Ordering::AcqRel);
-            self.tell_all();
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            self.announce_loss();
         }
     }
 
-    /// Tells every subscriber of a loss.
-    fn tell_all(&self) {
+    /// Announces a loss to every subscriber.
+    fn announce_loss(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
         self.wakes_all.store(true, Ordering::Release);
     }
 
-    /// Takes what was read from the log.
+    /// Applies what was read from the log.
     pub(super) fn apply(&self, read: Read) {
         if matches!(read, Read::Unreadable(..)) {
             self.tally.unreadable();
@@ -161,9 +162,9 @@ impl Replica {
             }
             Read::Lost(position) | Read::Unreadable(position, None) => {
                 log.floor = log.floor.max(position.offset());
-                // Before the window is read nobody has been promised anything.
+                // Before the window is read no subscriber has been promised anything.
                 if log.is_window_read {
-                    self.tell_all();
+                    self.announce_loss();
                 }
                 self.pass(&mut log, position);
             }
@@ -172,7 +173,7 @@ impl Replica {
         self.settle(&mut log);
     }
 
-    /// Notes a place where there is nothing for anybody.
+    /// Records a position at which there is no event.
     fn pass(&self, log: &mut Store, position: Position) {
         if log
             .head
@@ -180,7 +181,7 @@ impl Replica {
         {
             return;
         }
-        // Tag 0: nobody knows any more what stood there.
+        // Tag 0: what was there is no longer known.
         if position.tag() != 0 {
             log.window.push(position.offset(), position.tag());
         }
@@ -188,7 +189,7 @@ impl Replica {
         self.visible.set(position.offset());
     }
 
-    /// Takes an event; or a hole, where there are no lines that a client could be given.
+    /// Appends an event; or a hole, where there are no lines that may be sent to a client.
     fn append(
         &self,
         log: &mut Store,
@@ -231,13 +232,13 @@ impl Replica {
         }
     }
 
-    /// Writes the frame that every subscriber gets.
+    /// Writes the frame that every subscriber receives.
     fn encode(&self, position: Position, lines: &Bytes) -> Bytes {
         self.tally.record();
         position.frame(lines)
     }
 
-    /// Notes when the window has been read.
+    /// Records when the window has been read.
     fn settle(&self, log: &mut Store) {
         let (Some(head), Some(end)) = (log.head, log.window_end) else {
             return;
@@ -269,8 +270,8 @@ impl Replica {
         self.visible().saturating_sub(distance)
     }
 
-    /// Topics with subscribers to wake, and whether all of them are to be woken or those alone
-    /// whose places have fallen far behind.
+    /// Returns topics with subscribers to wake, and whether to wake all of them or only those whose
+    /// positions have fallen far behind.
     pub(super) fn take_dirty(&self) -> Vec<(Arc<Topic>, bool)> {
         // The marks are taken off under the lock: an append that finds one is before this pass as a
         // whole, so that the pass wakes for it.
@@ -292,9 +293,10 @@ impl Replica {
         unmarked.map(|topic| (topic, true)).collect()
     }
 
-    /// Whether there is somebody to wake.
+    /// Whether there is a subscriber to wake.
     pub(super) fn is_dirty(&self) -> bool {
-        // Marks are made under the lock, and a task that ends looks after saying so.
+        // Marks are made under the lock, and a task that ends checks them after it has recorded its
+        // end.
         let log = self.lock();
         self.wakes_all.load(Ordering::Acquire)
             || self.sweeps.load(Ordering::Acquire)
@@ -305,8 +307,8 @@ impl Replica {
         self.lock().topics.get(name.as_str()).cloned()
     }
 
-    /// How many topics are held in memory.
-    pub(super) fn topics(&self) -> usize {
+    /// Returns the number of topics that are held in memory.
+    pub(super) fn topic_count(&self) -> usize {
         self.lock().topics.len()
     }
 
@@ -316,40 +318,43 @@ impl Replica {
         stats
     }
 
-    /// What a client at this place gets of these topics.
+    /// Resolves a client's position in these topics.
     pub(super) fn resume_decision(
         &self,
         log: &Store,
         topics: &[Arc<Topic>],
         from: Option<Position>,
     ) -> ResumeDecision {
-        let (Some(place), Some(head)) = (from, log.head) else {
+        let (Some(position), Some(head)) = (from, log.head) else {
             return ResumeDecision::Fresh;
         };
-        if place.epoch() != head.epoch() {
+        if position.epoch() != head.epoch() {
             return ResumeDecision::Gap(GapReason::OtherLog);
         }
-        if place.offset() > head.offset() || !self.knows(log, &place, topics) {
+        if position.offset() > head.offset() || !self.knows(log, &position, topics) {
             return ResumeDecision::Gap(GapReason::Unknown);
         }
-        if topics.iter().any(|topic| log.lost(topic) > place.offset()) {
+        if topics
+            .iter()
+            .any(|topic| log.lost(topic) > position.offset())
+        {
             return ResumeDecision::Gap(GapReason::Evicted);
         }
-        ResumeDecision::Exact(place)
+        ResumeDecision::Exact(position)
     }
 
-    /// Whether a place is one of this log, as far as can be known.
-    fn knows(&self, log: &Store, place: &Position, topics: &[Arc<Topic>]) -> bool {
+    /// Whether a position belongs to this log, as far as can be known.
+    fn knows(&self, log: &Store, position: &Position, topics: &[Arc<Topic>]) -> bool {
         let of_topics = || {
             topics
                 .iter()
-                .find_map(|it| it.ring().tag_at(place.offset()))
+                .find_map(|it| it.ring().tag_at(position.offset()))
         };
-        let known = log.window.tag(place.offset()).or_else(of_topics);
+        let known = log.window.tag(position.offset()).or_else(of_topics);
         match known {
-            Some(tag) => tag == place.tag(),
+            Some(tag) => tag == position.tag(),
             // Its own position of the empty log.
-            None if place.offset() == 0 => place.tag() == 0,
+            None if position.offset() == 0 => position.tag() == 0,
             None => !self.may_be_rewritten,
         }
     }

@@ -73,7 +73,7 @@ pub enum SlowConsumer {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct BrokerSettings {
     pub(super) history: History,
     /// A bound in bytes for all topics together.
     pub(super) bytes: usize,
@@ -84,7 +84,7 @@ pub(super) struct Settings {
     pub(super) position_event: EventType<'static>,
 }
 
-impl Default for Settings {
+impl Default for BrokerSettings {
     fn default() -> Self {
         Self {
             history: History::default(),
@@ -97,7 +97,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl BrokerSettings {
     /// Whether an event of this type would be taken for one of the crate's own.
     pub(super) fn check_type(&self, event_type: &str) -> Result<(), BrokerError> {
         if self.is_control(event_type) {

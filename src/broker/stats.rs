@@ -1,37 +1,37 @@
-//! What has gone through a broker, in numbers.
+//! The figures of a broker.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::backplane::Skipped;
 
-/// The figures of a broker, as they were at one moment. All are of this node alone.
+/// The figures of a broker at one moment, for this node alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BrokerStats {
-    /// Topics that are held in memory: those with subscribers or a history.
+    /// Topics held in memory: those with subscribers or a history.
     pub topics: u64,
     /// Subscriptions of connections to topics.
     pub subscriptions: u64,
     /// Events in the history of all topics.
     pub history_events: u64,
-    /// What the history counts against the broker's bound in bytes.
+    /// Bytes of the history, as counted against [`max_bytes`](super::BrokerBuilder::max_bytes).
     pub history_bytes: u64,
-    /// Events that were published here.
+    /// Events published on this node.
     pub published: u64,
-    /// Events that were read from the log, those that were published here too.
+    /// Events read from the log, including those published on this node.
     pub records: u64,
-    /// Gaps that were announced to subscribers.
+    /// Gaps announced to subscribers.
     pub gaps: u64,
     /// Events that subscribers have missed because they were too slow.
     pub lagged: u64,
-    /// Records that were read from the log and are no events to give to anybody: of a later version,
-    /// damaged, or written by somebody else.
+    /// Records that were read from the log and cannot be sent to clients: of a later version,
+    /// damaged, or written by another program.
     pub unreadable: u64,
 }
 
 /// A broker's counters.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct BrokerTally {
     published: AtomicU64,
     records: AtomicU64,
     gaps: AtomicU64,
@@ -39,7 +39,7 @@ pub(super) struct Tally {
     unreadable: Skipped,
 }
 
-impl Tally {
+impl BrokerTally {
     pub(super) fn new() -> Self {
         Self {
             published: AtomicU64::new(0),
@@ -70,7 +70,7 @@ impl Tally {
         self.lagged.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// The figures, without those that are not counted here.
+    /// Returns the figures that are counted here.
     pub(super) fn snapshot(&self) -> BrokerStats {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         BrokerStats {

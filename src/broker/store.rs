@@ -1,5 +1,5 @@
-//! What a replica holds of its log, under one lock: the index of topics, and the bounds of all
-//! together.
+//! What a replica holds of its log, under one lock: the index of topics, and the totals that are
+//! limited.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,9 +13,9 @@ use crate::{
 };
 
 pub(super) struct Store {
-    /// None until the first word from the log.
+    /// None until something of the log has been read.
     pub(super) head: Option<Position>,
-    /// The place up to which the log has to be read before anything can be said of gaps.
+    /// The position up to which the log has to be read before outcomes can be resolved.
     pub(super) window_end: Option<Position>,
     pub(super) is_window_read: bool,
     pub(super) window: Window,
@@ -28,7 +28,7 @@ pub(super) struct Store {
     pub(super) bytes: usize,
     /// Topics whose subscribers are to be woken.
     pub(super) dirty: Vec<Arc<Topic>>,
-    /// Where the last look at all subscribers' places was.
+    /// The offset at which all subscribers' positions were checked last.
     pub(super) last_sweep: u64,
 }
 
@@ -60,7 +60,7 @@ impl Store {
     }
 
     pub(super) fn count(&self, stats: &mut BrokerStats) {
-        let subscriptions = self.topics.values().map(|topic| topic.subscribers());
+        let subscriptions = self.topics.values().map(|topic| topic.subscriber_count());
         stats.topics = self.topics.len() as u64;
         stats.subscriptions = subscriptions.sum::<usize>() as u64;
         stats.history_events = self.entries as u64;
@@ -75,7 +75,7 @@ impl Store {
     /// Lets go of a topic that has neither entries nor subscribers.
     pub(super) fn forget_if_idle(&mut self, topic: &Arc<Topic>) {
         let ring = topic.ring();
-        if ring.len() > 0 || topic.subscribers() > 0 {
+        if ring.len() > 0 || topic.subscriber_count() > 0 {
             return;
         }
         let lost = ring.lost();

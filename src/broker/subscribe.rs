@@ -1,4 +1,4 @@
-//! Subscribing: from names and a place to cursors.
+//! Subscribing: from names and a position to cursors.
 
 use std::{
     fmt,
@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use super::{
     Broker, BrokerError,
     core::Core,
-    cursors::{Cursor, Cursors, Origin, Undecided},
+    cursors::{Cursor, Cursors, PendingTopics, PositionOrigin},
     outcome::{Outcome, ResumeDecision, SharedOutcome},
     pending::Pending,
     store::Store,
     subscriber::Subscriber,
-    subscription::Resume,
+    subscription::Subscription,
     topic::Topic,
 };
 use crate::{
@@ -87,7 +87,7 @@ many_names! {
     ['a, T] &'a Vec<T>, &'a T;
 }
 
-/// A subscription that is being made: [`Broker::subscribe`] gives it, `.await` carries it out.
+/// A pending call of [`Broker::subscribe`], which `.await` carries out.
 #[must_use = "nothing is subscribed until this is awaited"]
 pub struct Subscribe<'a> {
     broker: &'a Broker,
@@ -98,7 +98,7 @@ pub struct Subscribe<'a> {
 
 #[derive(Clone, Copy)]
 enum From<'a> {
-    /// What the client says.
+    /// The position in the client's `Last-Event-ID`.
     LastEventId,
     Now,
     Position(&'a Position),
@@ -118,20 +118,20 @@ impl<'a> Subscribe<'a> {
         }
     }
 
-    /// Starts from now, whatever place the client names: for topics of which a client that may
-    /// read them now may not read what was before.
+    /// Starts from now, whatever position the client sent. This is for topics whose past events
+    /// must not be read by every client that may read them now.
     pub fn without_replay(mut self) -> Self {
         self.from = From::Now;
         self
     }
 
-    /// Starts after this place, whatever place the client names.
+    /// Starts after this position, whatever position the client sent.
     pub fn from(mut self, position: &'a Position) -> Self {
         self.from = From::Position(position);
         self
     }
 
-    async fn carry_out(self) -> Result<Resume, BrokerError> {
+    async fn carry_out(self) -> Result<Subscription, BrokerError> {
         let core = &self.broker.core;
         let names = self.topics?;
         core.read();
@@ -144,12 +144,14 @@ impl<'a> Subscribe<'a> {
                 id.and_then(|id| Position::parse(id.as_bytes()))
             }
         };
-        if let Some(place) = from {
+        if let Some(position) = from {
             // It may come from a node that has read further.
             let is_ahead = {
                 let log = core.replica.lock();
                 let head = log.head.filter(|_| log.is_window_read);
-                head.is_some_and(|it| it.epoch() == place.epoch() && it.offset() < place.offset())
+                head.is_some_and(|it| {
+                    it.epoch() == position.epoch() && it.offset() < position.offset()
+                })
             };
             if is_ahead {
                 core.catch_up().await;
@@ -161,7 +163,7 @@ impl<'a> Subscribe<'a> {
             None => attach(core, self.connection)?,
         };
         let outcome = subscriber.subscribe(&names, from, is_explicit)?;
-        Ok(Resume {
+        Ok(Subscription {
             core: Arc::clone(core),
             hold,
             outcome,
@@ -170,7 +172,7 @@ impl<'a> Subscribe<'a> {
 }
 
 impl<'a> IntoFuture for Subscribe<'a> {
-    type Output = Result<Resume, BrokerError>;
+    type Output = Result<Subscription, BrokerError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
@@ -187,7 +189,7 @@ impl fmt::Debug for Subscribe<'_> {
     }
 }
 
-/// The connection's subscriptions with this broker, if it has any.
+/// Returns the connection's subscriptions with this broker, if it has any.
 pub(super) fn subscriber_of(
     core: &Arc<Core>,
     connection: &SseConnection,
@@ -213,7 +215,7 @@ fn attach(
 }
 
 impl Subscriber {
-    /// Adds topics, from a place on. Those that are there already are passed over.
+    /// Adds topics, from a position on. Topics that it already has are skipped.
     fn subscribe(
         self: &Arc<Self>,
         names: &[TopicName],
@@ -226,9 +228,9 @@ impl Subscriber {
             drop(cursors);
             return Err(BrokerError::closed(reason));
         }
-        // The place that the client came with is long past on a stream that is live.
+        // The position that the client sent is long past on a stream that is live.
         let from = from.filter(|_| is_explicit || !cursors.is_live);
-        let without_ids = cursors.last_given;
+        let without_ids = cursors.last_sent;
         let mut log = self.replica.lock();
         let mut topics: Vec<Arc<Topic>> = Vec::with_capacity(names.len());
         for name in names {
@@ -238,7 +240,7 @@ impl Subscriber {
                 topics.push(topic);
             }
         }
-        // Added under the log's lock: no entry can come between the place and the cursor.
+        // Added under the log's lock: no entry can come between the position and the cursor.
         for topic in &topics {
             cursors.topics.push(Cursor {
                 topic: Arc::clone(topic),
@@ -251,15 +253,15 @@ impl Subscriber {
         self.count(&cursors);
 
         if log.is_window_read {
-            let origin = Origin {
+            let origin = PositionOrigin {
                 is_explicit,
                 is_late: false,
             };
-            let decision = self.place(&mut cursors, &log, &topics, from, origin);
+            let decision = self.move_cursors(&mut cursors, &log, &topics, from, origin);
             return Ok(Arc::new(Mutex::new(decision.outcome())));
         }
         let outcome = Arc::new(Mutex::new(Outcome::Pending));
-        cursors.undecided.push(Undecided {
+        cursors.pending.push(PendingTopics {
             topics,
             from,
             is_explicit,
@@ -274,21 +276,21 @@ impl Subscriber {
         Ok(outcome)
     }
 
-    /// Sets the cursors of these topics to where the client's place says.
-    fn place(
+    /// Moves the cursors of these topics to the client's position.
+    fn move_cursors(
         &self,
         cursors: &mut Cursors,
         log: &Store,
         topics: &[Arc<Topic>],
         from: Option<Position>,
-        origin: Origin,
+        origin: PositionOrigin,
     ) -> ResumeDecision {
         let decision = self.replica.resume_decision(log, topics, from);
         for cursor in &mut cursors.topics {
             if topics.iter().any(|topic| Arc::ptr_eq(topic, &cursor.topic)) {
                 let ring = cursor.topic.ring();
                 cursor.next = match decision {
-                    ResumeDecision::Exact(place) => ring.number_after(place.offset()),
+                    ResumeDecision::Exact(position) => ring.number_after(position.offset()),
                     _ => ring.end(),
                 };
             }
@@ -299,7 +301,7 @@ impl Subscriber {
         decision
     }
 
-    /// Takes topics away.
+    /// Removes topics.
     pub(super) fn unsubscribe(&self, names: &[TopicName]) {
         let mut cursors = self.lock();
         let is_meant = |cursor: &Cursor| names.contains(&cursor.topic.name);
@@ -319,9 +321,9 @@ impl Subscriber {
 impl Pending for Subscriber {
     fn is_found_ahead_of(&self, head: &Position) -> bool {
         let mut is_ahead = false;
-        for one in &mut self.lock().undecided {
-            let place = one.from.filter(|it| it.epoch() == head.epoch());
-            let is_this = place.is_some_and(|it| it.offset() > head.offset());
+        for one in &mut self.lock().pending {
+            let position = one.from.filter(|it| it.epoch() == head.epoch());
+            let is_this = position.is_some_and(|it| it.offset() > head.offset());
             is_ahead |= is_this && !std::mem::replace(&mut one.was_ahead, true);
         }
         is_ahead
@@ -329,22 +331,22 @@ impl Pending for Subscriber {
 
     fn resolve(&self) {
         let mut cursors = self.lock();
-        let undecided = std::mem::take(&mut cursors.undecided);
+        let pending = std::mem::take(&mut cursors.pending);
         cursors.pending_key = None;
         let log = self.replica.lock();
-        for one in undecided {
-            let origin = Origin {
+        for one in pending {
+            let origin = PositionOrigin {
                 is_explicit: one.is_explicit,
                 is_late: true,
             };
-            let decision = self.place(&mut cursors, &log, &one.topics, one.from, origin);
+            let decision = self.move_cursors(&mut cursors, &log, &one.topics, one.from, origin);
             let mut outcome = one.outcome.lock().unwrap_or_else(PoisonError::into_inner);
             *outcome = decision.outcome();
         }
     }
 
     fn is_waiting(&self) -> bool {
-        !self.lock().undecided.is_empty()
+        !self.lock().pending.is_empty()
     }
 
     fn wake(&self) {

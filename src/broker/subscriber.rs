@@ -32,11 +32,11 @@ use crate::{
 
 pub(super) struct Subscriber {
     pub(super) replica: Arc<Replica>,
-    /// What reads the log, for as long as somebody subscribes.
+    /// Reads the log; kept alive as long as there is a subscriber.
     pub(super) core: Arc<Core>,
     /// What the topics have of it.
     pub(super) waiter: Arc<Waiter>,
-    /// Guards the cursors and what waits to be told.
+    /// Guards the cursors and what is still to be announced.
     state: Mutex<Cursors>,
 }
 
@@ -55,8 +55,8 @@ impl Subscriber {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_far(&self, given: u64, visible: u64) -> bool {
-        visible.saturating_sub(given) > (self.replica.settings.window / 2) as u64
+    fn is_far(&self, sent: u64, visible: u64) -> bool {
+        visible.saturating_sub(sent) > (self.replica.settings.window / 2) as u64
     }
 
     pub(super) fn close_reason(&self) -> CloseReason {
@@ -67,9 +67,10 @@ impl Subscriber {
         self.waiter.set_topics(cursors.topics.len());
     }
 
-    /// Writes what has to be told, then the events. Tells whether the subscriber may go on.
+    /// Writes what is to be announced, then the events. Returns whether the subscriber may
+    /// continue.
     fn pull_into(&self, cursors: &mut Cursors, batch: &mut Batch) -> bool {
-        if !cursors.is_live || !cursors.undecided.is_empty() {
+        if !cursors.is_live || !cursors.pending.is_empty() {
             return true;
         }
         let disconnects = self.replica.settings.slow_consumer == SlowConsumer::Disconnect;
@@ -90,18 +91,18 @@ impl Subscriber {
                     return true;
                 }
                 batch.push(frame);
-                self.told(cursors.gap.take());
+                self.gap_sent(cursors.gap.take());
             }
-            if let Some(place) = cursors.place.filter(|_| cursors.place_is_known) {
-                cursors.give(place.offset());
+            if let Some(position) = cursors.position.filter(|_| cursors.position_is_known) {
+                cursors.mark_sent(position.offset());
             }
-            if let Some(place) = cursors.place {
-                let frame = self.position_frame(place);
+            if let Some(position) = cursors.position {
+                let frame = self.position_frame(position);
                 if !batch.admits(frame.len()) {
                     return true;
                 }
                 batch.push(frame);
-                cursors.give(place.offset());
+                cursors.mark_sent(position.offset());
             }
             let Some((at, offset, frame)) = next else {
                 break;
@@ -120,7 +121,7 @@ impl Subscriber {
                 batch.push(without_id(&frame));
             } else {
                 batch.push(frame);
-                cursors.last_given = offset;
+                cursors.last_sent = offset;
             }
         }
         self.bring_up_to_date(cursors, visible, batch);
@@ -128,7 +129,7 @@ impl Subscriber {
     }
 
     /// Counts a gap that has been written.
-    fn told(&self, gap: Option<Gap>) {
+    fn gap_sent(&self, gap: Option<Gap>) {
         let Some(gap) = gap else {
             return;
         };
@@ -139,29 +140,29 @@ impl Subscriber {
         self.waiter.trace_gap(gap.reason.as_str(), gap.missed);
     }
 
-    /// Writes a `position` event when the client's place has fallen far behind. All entries up to
-    /// `visible` have gone out.
+    /// Writes a `position` event when the client's position has fallen far behind. All entries up
+    /// to `visible` have gone out.
     fn bring_up_to_date(&self, cursors: &mut Cursors, visible: u64, batch: &mut Batch) {
-        if cursors.topics.is_empty() || !self.is_far(cursors.last_given, visible) {
+        if cursors.topics.is_empty() || !self.is_far(cursors.last_sent, visible) {
             return;
         }
         let log = self.replica.lock();
         let Some(head) = log.head.filter(|head| head.offset() == visible) else {
-            // More has come meanwhile: the next pull will see to it.
+            // More has been appended meanwhile: the next pull takes care of it.
             return;
         };
         drop(log);
         let frame = self.position_frame(head);
         if batch.admits(frame.len()) {
             batch.push(frame);
-            cursors.last_given = visible;
+            cursors.last_sent = visible;
         }
     }
 
-    fn position_frame(&self, place: Position) -> Bytes {
+    fn position_frame(&self, position: Position) -> Bytes {
         let settings = &self.replica.settings;
         let event = Event::with_type(settings.position_event.as_str(), "{}");
-        place.frame(&event.into_lines())
+        position.frame(&event.into_lines())
     }
 }
 
@@ -169,7 +170,7 @@ impl Source for Subscriber {
     fn pull(&self, batch: &mut Batch) {
         let mut cursors = self.lock();
         let goes_on = self.pull_into(&mut cursors, batch);
-        self.waiter.set_given(cursors.last_given);
+        self.waiter.set_sent(cursors.last_sent);
         drop(cursors);
         if !goes_on {
             self.waiter.close(CloseReason::SlowConsumer);
@@ -182,22 +183,22 @@ impl Source for Subscriber {
 
     fn welcome_id(&self) -> Option<String> {
         let mut cursors = self.lock();
-        // A gap comes first: whoever is cut after the welcome alone must be told again.
+        // A gap comes first: a client that disconnects right after the welcome must see it again.
         let may_have_gap = cursors.gap.is_some() || cursors.losses != self.replica.losses();
-        if !cursors.place_in_welcome || may_have_gap {
+        if !cursors.position_in_welcome || may_have_gap {
             return None;
         }
-        let place = cursors.place?;
-        cursors.give(place.offset());
-        self.waiter.set_given(cursors.last_given);
-        Some(place.to_string())
+        let position = cursors.position?;
+        cursors.mark_sent(position.offset());
+        self.waiter.set_sent(cursors.last_sent);
+        Some(position.to_string())
     }
 
     fn go_live(&self, nothing_was_sent: bool) {
         let mut cursors = self.lock();
         cursors.is_live = true;
         cursors.live_since = self.replica.now();
-        cursors.place_in_welcome |= nothing_was_sent;
+        cursors.position_in_welcome |= nothing_was_sent;
     }
 
     fn is_subscribed(&self) -> bool {
@@ -211,9 +212,9 @@ impl Source for Subscriber {
         }
         // A body that is not polled does not see that it has fallen off its ring.
         if self.replica.settings.slow_consumer == SlowConsumer::Disconnect {
-            // What went with a log is no fault of the reader's.
-            let is_told = cursors.losses == self.replica.losses();
-            if is_told && cursors.topics.iter().any(Cursor::has_lagged) {
+            // A subscriber is not slow because of a loss of the log.
+            let is_announced = cursors.losses == self.replica.losses();
+            if is_announced && cursors.topics.iter().any(Cursor::has_lagged) {
                 cursors.is_live = false;
                 drop(cursors);
                 self.waiter.close(CloseReason::SlowConsumer);
@@ -228,7 +229,7 @@ impl Source for Subscriber {
     fn detach(&self) {
         let mut cursors = self.lock();
         cursors.is_detached = true;
-        cursors.undecided.clear();
+        cursors.pending.clear();
         let pending = cursors.pending_key.take();
         let topics = std::mem::take(&mut cursors.topics);
         self.count(&cursors);

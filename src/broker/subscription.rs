@@ -1,4 +1,4 @@
-//! What a subscription found, and the moment from which its events flow.
+//! The result of subscribing: the outcome for the client's position, and the start of delivery.
 
 use std::{
     fmt,
@@ -11,15 +11,15 @@ use super::{
 };
 use crate::connection::Hold;
 
-/// A subscription whose events wait.
+/// A subscription whose events are held back.
 ///
-/// `subscribe` has fixed the place; events of its topics wait until [`live`](Self::live), or until
-/// this is dropped and the handler has answered. Everything sent directly before that precedes
-/// every topic event: so a snapshot that is loaded now, and sent, is never older than the events
-/// that follow it.
+/// [`Broker::subscribe`](super::Broker::subscribe) has fixed the position. Events of the topics
+/// wait until [`start`](Self::start) is called, or until this value is dropped and the handler has
+/// answered. Everything that is sent directly before that precedes every topic event. A snapshot
+/// that is loaded and sent meanwhile is therefore never older than the events that follow it.
 ///
-/// The client is given its place only then: a client that dies between snapshot and place comes
-/// back as it came, and gets its snapshot again.
+/// The client receives its position only at the start. If it disconnects between snapshot and
+/// start, it reconnects with its old position and receives the snapshot again.
 ///
 /// # Example
 ///
@@ -28,54 +28,55 @@ use crate::connection::Hold;
 /// # async fn load_orders() -> Vec<String> { Vec::new() }
 ///
 /// async fn orders(broker: Broker, sse: SseConnection) -> Result<(), tower_sse::Error> {
-///     let resume = broker.subscribe(&sse, ["orders"]).await?;
-///     if !resume.is_exact() {
+///     let subscription = broker.subscribe(&sse, ["orders"]).await?;
+///     if !subscription.is_exact() {
 ///         for order in load_orders().await {
 ///             sse.send(Event::json("order", &order)?).await?; // topic events wait meanwhile
 ///         }
 ///     }
-///     resume.live();
+///     subscription.start();
 ///     Ok(())
 /// }
 /// ```
-#[must_use = "topic events wait until `live` is called, or this is dropped and the handler has answered"]
-pub struct Resume {
+#[must_use = "topic events wait until `start` is called, or this is dropped and the handler has answered"]
+pub struct Subscription {
     pub(super) core: Arc<Core>,
     pub(super) hold: Hold,
     pub(super) outcome: SharedOutcome,
 }
 
-impl Resume {
-    /// What became of the client's place.
+impl Subscription {
+    /// Returns the outcome for the client's position, which may still be
+    /// [`Pending`](Outcome::Pending).
     pub fn outcome(&self) -> Outcome {
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the client misses nothing: it needs no snapshot.
+    /// Returns whether the client misses nothing, so that it needs no snapshot.
     pub fn is_exact(&self) -> bool {
         self.outcome() == Outcome::Exact
     }
 
-    /// Waits until the outcome is another than [`Pending`](Outcome::Pending).
+    /// Waits until the outcome is no longer [`Pending`](Outcome::Pending), and returns it.
     ///
     /// # Cancel safety
     ///
     /// This method is cancel safe.
-    pub async fn decided(&self) -> Outcome {
+    pub async fn resolved(&self) -> Outcome {
         self.core
             .wait_for(|| Some(self.outcome()).filter(|it| *it != Outcome::Pending))
             .await
     }
 
-    /// Lets the events of all the connection's topics flow, from the place that was fixed on.
-    pub fn live(self) {
+    /// Starts the delivery of all topics of the connection, from the position that was fixed.
+    pub fn start(self) {
         self.hold.live();
     }
 }
 
-impl fmt::Debug for Resume {
+impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resume")
+        f.debug_struct("Subscription")
             .field("outcome", &self.outcome())
             .finish_non_exhaustive()
     }

@@ -112,13 +112,13 @@ impl Topic {
         len == 0
     }
 
-    pub(super) fn subscribers(&self) -> usize {
+    pub(super) fn subscriber_count(&self) -> usize {
         self.readers.load(Ordering::Acquire)
     }
 
     /// Whether somebody reads from it.
     pub(super) fn is_read(&self) -> bool {
-        self.subscribers() > 0
+        self.subscriber_count() > 0
     }
 
     /// Collects the wakers of connections that sleep, some at a time, from this key on: all of them,

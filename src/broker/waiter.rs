@@ -17,7 +17,7 @@ pub(super) struct Waiter {
     /// How many topics the connection has.
     topics: AtomicUsize,
     /// The offset of the last id that was sent.
-    given: AtomicU64,
+    sent: AtomicU64,
 }
 
 impl Waiter {
@@ -26,7 +26,7 @@ impl Waiter {
             connection,
             armed: Armed::new(),
             topics: AtomicUsize::new(0),
-            given: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         }
     }
 
@@ -47,11 +47,11 @@ impl Waiter {
     /// Whether the last id that was sent is older than this offset.
     pub(super) fn is_behind(&self, offset: u64) -> bool {
         // No lock: this runs under the lock of a topic's waiters.
-        self.has_topics() && self.given.load(Ordering::Acquire) < offset
+        self.has_topics() && self.sent.load(Ordering::Acquire) < offset
     }
 
-    pub(super) fn set_given(&self, offset: u64) {
-        self.given.store(offset, Ordering::Release);
+    pub(super) fn set_sent(&self, offset: u64) {
+        self.sent.store(offset, Ordering::Release);
     }
 
     pub(super) fn has_topics(&self) -> bool {

@@ -66,7 +66,7 @@ impl Drop for Publishing<'_> {
 const TOPICS_AT_A_TIME: usize = 64;
 
 /// One round of waking, in steps.
-pub(super) struct Pass {
+pub(super) struct WakeupPass {
     topics: Vec<(Arc<Topic>, bool)>,
     /// The offset before which an id is far behind.
     far_behind: u64,
@@ -74,7 +74,7 @@ pub(super) struct Pass {
     wakers: Vec<Waker>,
 }
 
-impl Pass {
+impl WakeupPass {
     pub(super) fn new(replica: &Replica) -> Self {
         Self {
             topics: replica.take_dirty(),
@@ -107,7 +107,7 @@ impl Pass {
 }
 
 /// What a task that is ended between two steps still owes.
-impl Drop for Pass {
+impl Drop for WakeupPass {
     fn drop(&mut self) {
         while self.step() {}
     }

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::{Future, IntoFuture},
+    ops::RangeInclusive,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -12,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     CloseReason,
-    config::{NEVER, between},
+    config::{NEVER, between, retry_range},
     ending::{LAST_CALL, Plan},
     registry::Registry,
 };
@@ -60,7 +61,7 @@ use super::{
 /// tokio::signal::ctrl_c().await?;
 /// let _ = stop.send(()); // the server takes no new connections, and ends the idle ones
 /// let drained = connections.drain().over(Duration::from_secs(5)).await;
-/// println!("{} streams ended, {} had to be cut", drained.ended, drained.cut);
+/// println!("{} streams ended, {} were aborted", drained.ended, drained.aborted);
 /// match tokio::time::timeout(Duration::from_secs(10), server).await {
 ///     Ok(served) => served?,
 ///     Err(_) => Ok(()), // what is left ends with the process
@@ -79,7 +80,7 @@ pub struct Drain {
     registry: Arc<Registry>,
     over: Duration,
     deadline: Duration,
-    retry: (Duration, Duration),
+    retry: RangeInclusive<Duration>,
 }
 
 /// What became of the streams of a registry that was drained.
@@ -88,8 +89,9 @@ pub struct Drain {
 pub struct Drained {
     /// Connections that were there when it began and have ended by themselves, for whatever reason.
     pub ended: usize,
-    /// Connections that had to be cut: their handlers had not finished, or not all was taken.
-    pub cut: usize,
+    /// Connections that were aborted: their handlers had not finished, or queued events were not
+    /// sent in time.
+    pub aborted: usize,
 }
 
 impl Drain {
@@ -98,27 +100,33 @@ impl Drain {
             registry,
             over: Duration::from_secs(5),
             deadline: Duration::from_secs(10),
-            retry: (Duration::from_secs(1), Duration::from_secs(5)),
+            retry: Duration::from_secs(1)..=Duration::from_secs(5),
         }
     }
 
-    /// Spreads the ends over this time: 5 seconds by default.
+    /// Spreads the ends over this time. Defaults to 5 seconds.
     pub fn over(mut self, time: Duration) -> Self {
         self.over = time.min(NEVER);
         self
     }
 
-    /// Cuts what has not ended after this time, from the beginning: 10 seconds by default. It is no
-    /// less than [`over`](Self::over). Handlers that run are cut as spread as the ends are: each has
-    /// the difference between the two.
+    /// Aborts streams that have not ended this long after the drain began. Defaults to 10 seconds.
+    /// It is at least [`over`](Self::over). The aborts of running handlers are spread like the
+    /// ends: each handler has the difference between the two times.
     pub fn deadline(mut self, time: Duration) -> Self {
         self.deadline = time.min(NEVER);
         self
     }
 
-    /// Sets between which times the clients' reconnection times are: 1 to 5 seconds by default.
-    pub fn retry(mut self, least: Duration, most: Duration) -> Self {
-        self.retry = (least.min(NEVER), most.min(NEVER));
+    /// Sets the range from which the reconnection delay of each client is drawn. Defaults to 1 to
+    /// 5 seconds.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the range is inverted.
+    #[track_caller]
+    pub fn retry(mut self, range: RangeInclusive<Duration>) -> Self {
+        self.retry = retry_range(range);
         self
     }
 
@@ -133,7 +141,7 @@ impl Drain {
                 time,
                 reason: CloseReason::Drained,
                 deadline: time + (deadline - self.over),
-                retry: Some(between(self.retry.0, self.retry.1)),
+                retry: Some(between(*self.retry.start(), *self.retry.end())),
             });
             visit.map(|visit| (shared, visit))
         });
@@ -158,7 +166,7 @@ impl Drain {
         let cut = (left + cut - cut_before).min(count);
         Drained {
             ended: count - cut,
-            cut,
+            aborted: cut,
         }
     }
 }

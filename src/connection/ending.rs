@@ -20,7 +20,7 @@ use super::{
     config::{Config, NEVER, between},
     error::StreamErrorKind,
     shared::Shared,
-    state::{State, Wake},
+    state::{ConnectionState, Wake},
 };
 use crate::Event;
 
@@ -47,15 +47,17 @@ impl SseConnection {
     /// earlier stays.
     ///
     /// What is queued goes out, and the stream ends cleanly. A handler that still runs is told by
-    /// [`ending`](Self::ending), and has the layer's [`grace`](crate::SseLayer::grace) to finish;
-    /// then it is cut, and the stream breaks off. The time is met up to 64 ms late, and not at all
-    /// outside a Tokio runtime.
+    /// [`ending`](Self::ending), and has the layer's
+    /// [`close_timeout`](crate::SseLayer::close_timeout) to finish; then it is cut, and the stream
+    /// breaks off. The time is met up to 64 ms late, and not at all outside a Tokio runtime.
     pub fn close_at(&self, time: impl Into<Instant>) {
         let time = time.into().min(Instant::now() + NEVER);
         let visit = self.shared.plan(Plan {
             time,
             reason: CloseReason::Lifetime,
-            deadline: time.checked_add(self.shared.config.grace).unwrap_or(time),
+            deadline: time
+                .checked_add(self.shared.config.close_timeout)
+                .unwrap_or(time),
             retry: None,
         });
         let visit = visit.map(|visit| (Arc::clone(&self.shared), visit));
@@ -101,7 +103,7 @@ impl Plan {
         Some(Self {
             time,
             reason: CloseReason::Lifetime,
-            deadline: time + config.grace,
+            deadline: time + config.close_timeout,
             retry: None,
         })
     }
@@ -191,7 +193,7 @@ impl Shared {
             None => Wake::default(),
         };
         if state.closing.is_some() && state.is_open && state.deadline.is_none() {
-            state.deadline = Some(now + self.config.grace);
+            state.deadline = Some(now + self.config.close_timeout);
         }
         let reader = self.beat(&mut state, now);
         let is_ending = state.ending.is_some();
@@ -223,7 +225,7 @@ impl Shared {
         let heartbeat = match self.config.keep_alive {
             // None becomes due while something waits: to look for one would be to look all the time.
             Some(_) if !state.is_started || state.something_waits() => None,
-            Some(time) => Some((state.last_taken + time).max(now)),
+            Some(time) => Some((state.last_sent + time).max(now)),
             None => None,
         };
         let stalled = state.waits_since.zip(self.config.stall_timeout);
@@ -236,14 +238,14 @@ impl Shared {
     }
 
     /// Sees to the heartbeat, and notes since when something waits. Gives the reader to be woken.
-    fn beat(&self, state: &mut State, now: Instant) -> Option<std::task::Waker> {
+    fn beat(&self, state: &mut ConnectionState, now: Instant) -> Option<std::task::Waker> {
         if !state.is_open {
             return None;
         }
         let is_due = self
             .config
             .keep_alive
-            .is_some_and(|time| state.last_taken + time <= now);
+            .is_some_and(|time| state.last_sent + time <= now);
         if is_due && !state.something_waits() {
             state.heartbeat_due = true;
         }
@@ -264,7 +266,7 @@ impl Shared {
         if !state.is_open || state.closing.is_some() || state.sleeps() {
             return;
         }
-        let since = since.max(state.last_taken);
+        let since = since.max(state.last_sent);
         state.waits_since.get_or_insert(since);
         let reader = state.reader.take();
         drop(state);
@@ -273,14 +275,14 @@ impl Shared {
         }
     }
 
-    fn has_stalled(&self, state: &State, now: Instant) -> bool {
+    fn has_stalled(&self, state: &ConnectionState, now: Instant) -> bool {
         let since = state.waits_since.filter(|_| state.is_open);
         let stalled = since.zip(self.config.stall_timeout);
         stalled.is_some_and(|(since, time)| since + time <= now)
     }
 
     /// Begins to end the connection as planned.
-    fn carry_out(&self, state: &mut State, plan: Plan) -> Wake {
+    fn carry_out(&self, state: &mut ConnectionState, plan: Plan) -> Wake {
         // One that was closed before has a deadline already.
         let deadline = state
             .deadline
@@ -295,7 +297,7 @@ impl Shared {
     }
 
     /// Closes a connection that was to end, now that no handler runs any more.
-    pub(super) fn finish(&self, state: &mut State) -> Wake {
+    pub(super) fn finish(&self, state: &mut ConnectionState) -> Wake {
         let Some(reason) = state.ending.filter(|_| state.closing.is_none()) else {
             return Wake::default();
         };
@@ -304,14 +306,14 @@ impl Shared {
     }
 
     /// What is left to say of an end that was planned, when it comes earlier.
-    pub(super) fn say_goodbye_if_ending(&self, state: &mut State) {
+    pub(super) fn say_goodbye_if_ending(&self, state: &mut ConnectionState) {
         if let Some(reason) = state.ending {
             self.say_goodbye(state, reason.as_str());
         }
     }
 
     /// The handler has had its time. A stream that has not started stays the handler's choice.
-    fn cut(&self, state: &mut State, now: Instant) -> Wake {
+    fn cut(&self, state: &mut ConnectionState, now: Instant) -> Wake {
         if state.is_started {
             self.say_goodbye_if_ending(state);
             state.error = Some(cut());
@@ -322,7 +324,7 @@ impl Shared {
     }
 
     /// Queues the last event, which tells the client when to come back, past the outbox's bounds.
-    pub(super) fn say_goodbye(&self, state: &mut State, reason: &str) {
+    pub(super) fn say_goodbye(&self, state: &mut ConnectionState, reason: &str) {
         let (Some(event_type), Some(retry)) = (&self.config.reconnect_event, state.retry.take())
         else {
             return;

@@ -5,18 +5,18 @@ use std::{error::Error, fmt};
 use super::CloseReason;
 use crate::{BoxError, Event};
 
-/// The connection takes no more events.
+/// The connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClosedError {
     reason: CloseReason,
 }
 
 impl ClosedError {
-    pub(super) fn new(reason: CloseReason) -> Self {
+    pub(crate) fn new(reason: CloseReason) -> Self {
         Self { reason }
     }
 
-    /// Why the connection takes no more events.
+    /// Returns why the connection is closed.
     pub fn reason(&self) -> CloseReason {
         self.reason
     }
@@ -30,69 +30,71 @@ impl fmt::Display for ClosedError {
 
 impl Error for ClosedError {}
 
-/// An event was not sent: the connection takes no more, or takes none that has an id of its own,
-/// since it is subscribed with a broker, whose ids name places.
-///
-/// It hands the event back.
+/// An event was not sent. Each cause returns the event.
 #[derive(Debug)]
-pub struct SendError {
-    event: Event,
-    /// None: the event has an id.
-    closed: Option<ClosedError>,
+#[non_exhaustive]
+pub enum SendError {
+    /// The connection is closed, for this reason.
+    Closed(Event, CloseReason),
+    /// The event has an id of its own, and the connection is subscribed with a broker, whose ids
+    /// are positions.
+    HasId(Event),
 }
 
 impl SendError {
-    pub(super) fn new(event: Event, reason: CloseReason) -> Self {
-        let closed = Some(ClosedError::new(reason));
-        Self { event, closed }
-    }
-
-    pub(super) fn has_id(event: Event) -> Self {
-        let closed = None;
-        Self { event, closed }
-    }
-
-    pub(crate) fn closed(&self) -> Option<ClosedError> {
-        self.closed
-    }
-
-    /// The event that was not sent.
+    /// Returns the event that was not sent.
     pub fn into_event(self) -> Event {
-        self.event
+        match self {
+            Self::Closed(event, _) | Self::HasId(event) => event,
+        }
     }
 
-    /// Why the connection takes no more events. None if it does, and this one has an id.
+    /// Returns why the connection is closed, or `None` if it is open.
     pub fn reason(&self) -> Option<CloseReason> {
-        self.closed.map(|closed| closed.reason)
+        match self {
+            Self::Closed(_, reason) => Some(*reason),
+            Self::HasId(_) => None,
+        }
     }
 }
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.closed {
-            Some(closed) => closed.fmt(f),
-            None => f.write_str("event has an id of its own: ids are the broker's here"),
+        match self {
+            Self::Closed(_, reason) => ClosedError::new(*reason).fmt(f),
+            Self::HasId(_) => {
+                f.write_str("cannot send an event with an id of its own on a subscribed connection")
+            }
         }
     }
 }
 
 impl Error for SendError {}
 
-/// An event was not sent by [`try_send`](super::SseConnection::try_send). Both ways hand it back.
+/// An event was not sent by [`try_send`](super::SseConnection::try_send). Each cause returns the
+/// event.
 #[derive(Debug)]
 pub enum TrySendError {
     /// The outbox has no room now.
     Full(Event),
-    /// It would not be sent with room either: the connection is closed, as a rule.
+    /// The event would not be sent with room either. As a rule, the connection is closed.
     Refused(SendError),
 }
 
 impl TrySendError {
-    /// The event that was not sent.
+    /// Returns the event that was not sent.
     pub fn into_event(self) -> Event {
         match self {
             Self::Full(event) => event,
             Self::Refused(error) => error.into_event(),
+        }
+    }
+
+    /// Returns why the connection is closed, or `None` if it is open.
+    pub fn reason(&self) -> Option<CloseReason> {
+        match self {
+            Self::Full(_) => None,
+            Self::Refused(error) => error.reason(),
         }
     }
 }
@@ -160,8 +162,10 @@ impl fmt::Display for StreamError {
             StreamErrorKind::HandlerPanicked => {
                 f.write_str("handler panicked after its event stream had started")
             }
-            StreamErrorKind::Cut => f.write_str("event stream had to end before it was finished"),
-            StreamErrorKind::Stalled => f.write_str("event stream was not taken for too long"),
+            StreamErrorKind::Cut => f.write_str("event stream was aborted before it was complete"),
+            StreamErrorKind::Stalled => {
+                f.write_str("client stalled: nothing read within the stall timeout")
+            }
         }
     }
 }

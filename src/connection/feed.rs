@@ -64,7 +64,7 @@ impl Shared {
             return Err(AttachError::Numbered);
         }
         if state.feed.is_some() {
-            return Err(AttachError::Taken);
+            return Err(AttachError::OtherSource);
         }
         state.feed = Some(Feed {
             source,

@@ -35,10 +35,10 @@ impl KeyMaker {
 pub(super) struct Counts(HashMap<LimitKey, usize>);
 
 impl Counts {
-    /// Counts one more, if that makes no more than `most`.
-    pub(super) fn take(&mut self, key: LimitKey, most: usize) -> bool {
+    /// Counts one more, if that makes no more than `max`.
+    pub(super) fn take(&mut self, key: LimitKey, max: usize) -> bool {
         let count = self.0.get(&key).copied().unwrap_or(0);
-        let has_room = count < most;
+        let has_room = count < max;
         if has_room {
             self.0.insert(key, count + 1);
         }
@@ -93,15 +93,15 @@ impl fmt::Display for RefusalReason {
 }
 
 impl SseConnection {
-    /// Counts the connection under a key, as the user that a handler has found out: there may be
-    /// `most` with the same key, in all layers of the registry. Values of different types are
-    /// different keys. It is counted until it ends; twice under one key is once.
+    /// Counts the connection under a key that a handler has found out, such as a user. At most
+    /// `max` connections may have the same key, in all layers of the registry. Values of different
+    /// types are different keys. The connection is counted until it ends, and once per key.
     ///
     /// # Errors
     ///
-    /// If there are that many already. The connection is refused then: whatever the handler answers,
-    /// the client gets the layer's [`refusal`](crate::SseLayer::refusal). A stream that has started
-    /// ends.
+    /// Returns [`LimitError`] if the limit is reached. The connection is then refused: whatever
+    /// the handler answers, the client receives the layer's
+    /// [`refusal`](crate::layer::Limits::refusal). A stream that has started ends.
     ///
     /// # Example
     ///
@@ -113,25 +113,25 @@ impl SseConnection {
     ///
     /// async fn events(user: UserId, broker: Broker, sse: SseConnection) -> Result<(), tower_sse::Error> {
     ///     sse.limit(&user, 5)?;
-    ///     broker.subscribe(&sse, format!("user:{}", user.0)).await?.live();
+    ///     broker.subscribe(&sse, format!("user:{}", user.0)).await?.start();
     ///     Ok(())
     /// }
     /// ```
-    pub fn limit<K: Hash + 'static>(&self, key: &K, most: usize) -> Result<(), LimitError> {
-        self.shared.limit(key, most)
+    pub fn limit<K: Hash + 'static>(&self, key: &K, max: usize) -> Result<(), LimitError> {
+        self.shared.limit(key, max)
     }
 }
 
 impl Shared {
     /// Counts the connection under a key, or refuses it.
-    pub(super) fn limit<K: Hash + 'static>(&self, key: &K, most: usize) -> Result<(), LimitError> {
+    pub(super) fn limit<K: Hash + 'static>(&self, key: &K, max: usize) -> Result<(), LimitError> {
         let key = self.registry.make_key(key);
         if self.lock().keys.contains(&key) {
             return Ok(());
         }
-        if !self.registry.take_key(key, most) {
+        if !self.registry.take_key(key, max) {
             self.refuse();
-            return Err(LimitError { most });
+            return Err(LimitError { max });
         }
         let mut state = self.lock();
         // Another handle may have done the same meanwhile, and one that has ended counts for nothing.
@@ -158,20 +158,16 @@ pub enum Refusal {
     Unavailable,
 }
 
-/// A connection was one too many for [`SseConnection::limit`](super::SseConnection::limit), and
+/// The limit of [`SseConnection::limit`](super::SseConnection::limit) is reached. The connection
 /// has been refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitError {
-    pub(super) most: usize,
+    pub(super) max: usize,
 }
 
 impl fmt::Display for LimitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "there are {} event streams of this kind already",
-            self.most
-        )
+        write!(f, "connection limit of {} reached for this key", self.max)
     }
 }
 

@@ -20,10 +20,10 @@ use std::{
 
 /// The link between a server and the layers of one request.
 #[derive(Clone, Default)]
-pub(crate) struct Link(Arc<Shared>);
+pub(crate) struct Link(Arc<LinkState>);
 
 #[derive(Default)]
-struct Shared {
+struct LinkState {
     polls_until_pending: AtomicBool,
     has_stream: AtomicBool,
     is_adopted: AtomicBool,

@@ -21,7 +21,8 @@
 //! A server does not poll the body of a client that takes nothing. So it is the registry that ends,
 //! without the body, what takes too long: a stream from which nothing was taken for the layer's
 //! [`stall_timeout`](crate::SseLayer::stall_timeout), and one that does not get to its end within
-//! the [`grace`](crate::SseLayer::grace), or the drain's deadline. This needs a Tokio runtime.
+//! the [`close_timeout`](crate::SseLayer::close_timeout), or the drain's deadline. This needs a
+//! Tokio runtime.
 //!
 //! # The outbox
 //!
@@ -59,7 +60,7 @@ pub use limits::{LimitError, Refusal, RefusalReason};
 pub use registry::Connections;
 pub use stats::ConnectionStats;
 
-pub(crate) use config::{Config, NEVER, Welcome};
+pub(crate) use config::{Config, NEVER, WelcomeEvent, retry_range};
 pub(crate) use error::StreamErrorKind;
 pub(crate) use feed::Hold;
 pub(crate) use limits::{KeyMaker, LimitKey};
@@ -139,8 +140,8 @@ impl SseConnection {
     ///
     /// # Errors
     ///
-    /// If the connection is closed, for whatever reason, also while this waits. The event is
-    /// handed back.
+    /// Returns [`SendError::Closed`] if the connection is closed, also while this waits, and
+    /// [`SendError::HasId`] if the event has an id and the connection is subscribed with a broker.
     ///
     /// # Cancel safety
     ///
@@ -159,7 +160,8 @@ impl SseConnection {
     ///
     /// # Errors
     ///
-    /// If there is no room, or if the connection is closed. Both hand the event back.
+    /// Returns [`TrySendError::Full`] if there is no room, and [`TrySendError::Refused`] for the
+    /// causes of [`send`](Self::send).
     pub fn try_send(&self, event: Event) -> Result<(), TrySendError> {
         self.shared.try_send(event)
     }
@@ -186,10 +188,10 @@ impl SseConnection {
         let mut events = pin!(events);
         while let Some(item) = std::future::poll_fn(|cx| events.as_mut().poll_next(cx)).await {
             match item {
-                Ok(event) => match self.send(event).await.map_err(|error| error.closed()) {
+                Ok(event) => match self.send(event).await {
                     Ok(()) => {}
-                    Err(Some(closed)) => return Err(closed),
-                    Err(None) => return self.failed("event has an id of its own"),
+                    Err(SendError::Closed(_, reason)) => return Err(ClosedError::new(reason)),
+                    Err(error) => return self.failed(error),
                 },
                 Err(error) => return self.failed(error),
             }
@@ -197,50 +199,53 @@ impl SseConnection {
         Ok(())
     }
 
-    /// Starts the stream: the head and the welcome go out now, before there is anything to send.
+    /// Starts the stream: the head and the welcome are sent now, before the first event.
     ///
-    /// Tells whether the stream is started; it is not where the connection was closed before.
-    pub fn start(&self) -> bool {
-        self.shared.start()
+    /// Has no effect if the stream has started or the connection is closed.
+    pub fn start(&self) {
+        self.shared.start();
     }
 
     // ===== closing =====
 
-    /// Closes the connection: no more events are taken, what is queued goes out, and the stream
+    /// Closes the connection: no more events are accepted, queued events are sent, and the stream
     /// ends.
     ///
-    /// Tells whether this was what closed it. A handler that runs inside the body is polled on
-    /// until the queue is empty, and dropped then. Before the start, the handler's answer still
-    /// decides: a 200 is a stream that ends at once, anything else goes through.
+    /// Has no effect if the connection is closed: the first reason wins, and
+    /// [`closed`](Self::closed) returns it. A handler that runs inside the body is polled until
+    /// the queue is empty, and dropped then. Before the start, the handler's response still
+    /// decides: a 200 is a stream that ends at once, any other response passes through.
     ///
-    /// An `EventSource` comes back after a stream that ends. To keep it from that, answer its next
+    /// An `EventSource` reconnects after a stream that ends. To make it stop, answer its next
     /// request with `204 No Content`.
-    pub fn close(&self) -> bool {
-        self.shared.close(CloseReason::Closed, None)
+    pub fn close(&self) {
+        self.shared.close(CloseReason::Closed, None);
     }
 
     /// Closes the connection with a last event, for which there is always room. Starts the stream.
     ///
     /// # Errors
     ///
-    /// If the connection is closed already. The event is handed back.
+    /// Returns [`SendError::Closed`] if the connection is closed already, and
+    /// [`SendError::HasId`] if the event has an id and the connection is subscribed with a broker.
     pub fn close_with(&self, event: Event) -> Result<(), SendError> {
         self.shared.close_with(event)
     }
 
-    /// Breaks the stream off: no more events are taken, what is queued goes out, and the body ends
-    /// with an error, so that the client can tell it from a finished one.
+    /// Breaks the stream: no more events are accepted, queued events are sent, and the body ends
+    /// with an error, so that the client can distinguish the stream from a finished one.
     ///
-    /// Tells whether this was what closed it. The reason goes to the server, as the
+    /// Has no effect if the connection is closed. The server receives the reason as the
     /// [`source`](std::error::Error::source) of the [`StreamError`] that is the body's error.
-    pub fn fail(&self, reason: impl Into<BoxError>) -> bool {
+    pub fn fail(&self, reason: impl Into<BoxError>) {
         let error = StreamError::new(StreamErrorKind::Application(reason.into()));
-        self.shared.close(CloseReason::Failed, Some(error))
+        self.shared.close(CloseReason::Failed, Some(error));
     }
 
-    /// Gives the stream up before it starts: whatever the handler answers goes through untouched.
+    /// Declines the stream before it starts: the handler's response passes through unchanged.
     ///
-    /// Tells whether it was in time: a stream that has started cannot be given up.
+    /// Returns `false` if it is too late, so that the handler can end the stream in another way:
+    /// the stream has started, or the connection is closed for another reason.
     pub fn decline(&self) -> bool {
         self.shared.decline()
     }

@@ -42,7 +42,7 @@ pub(super) struct Outbox {
     events: usize,
     bytes: usize,
     /// How many events have been taken, ever.
-    taken: u64,
+    sent: u64,
     capacity: Capacity,
     waiters: Waiters,
     next_ticket: u64,
@@ -62,7 +62,7 @@ impl Outbox {
             last: Frame::default(),
             events: 0,
             bytes: 0,
-            taken: 0,
+            sent: 0,
             capacity,
             waiters: VecDeque::new(),
             next_ticket: 0,
@@ -80,13 +80,13 @@ impl Outbox {
     }
 
     /// How many events have been taken, ever.
-    pub(super) fn taken(&self) -> u64 {
-        self.taken
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// How many events have been pushed, ever.
     pub(super) fn pushed(&self) -> u64 {
-        self.taken + self.events as u64
+        self.sent + self.events as u64
     }
 
     /// Moves frames to the batch until it is full. Returns whether nothing is left.
@@ -203,7 +203,7 @@ impl Outbox {
             self.frames = VecDeque::new();
         }
         self.events -= frame.events;
-        self.taken += frame.events as u64;
+        self.sent += frame.events as u64;
         self.bytes -= frame.bytes.len();
         Some(frame.bytes)
     }

@@ -18,11 +18,11 @@ use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{
     Batch, CloseReason, SseConnection, StreamError,
-    config::{Config, Welcome},
+    config::{Config, WelcomeEvent},
     error::StreamErrorKind,
     link::Link,
     shared::{Acceptance, RequestKind, Shared, call_hook},
-    state::State,
+    state::ConnectionState,
 };
 use crate::{Event, trace::Trace};
 
@@ -118,7 +118,10 @@ impl Reader {
         self.shared.trace.opened();
         let now = Instant::now();
         let mut state = self.shared.lock();
-        state.last_taken = now;
+        state.last_sent = now;
+        if !state.is_ended && !state.is_open {
+            self.shared.registry.count_stream();
+        }
         state.is_open = true;
         // What was sent before. The body may never be polled.
         state.waits_since = (!state.outbox.is_empty()).then_some(now);
@@ -137,9 +140,9 @@ impl Reader {
         let connection = SseConnection::uncounted(&self.shared);
         let config = &self.shared.config;
         let mut event = match &config.welcome {
-            Welcome::None => return,
-            Welcome::Custom(welcome) => welcome(&connection),
-            Welcome::Uuid => uuid_welcome(&self.shared.uuid),
+            WelcomeEvent::None => return,
+            WelcomeEvent::Custom(welcome) => welcome(&connection),
+            WelcomeEvent::Uuid => uuid_welcome(&self.shared.uuid),
         };
         if event.has_data() && !event.has_id() {
             // The place at which the connection's topics begin, where that is known by now.
@@ -333,7 +336,7 @@ impl Progress {
     fn give(
         &mut self,
         shared: &Arc<Shared>,
-        mut state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, ConnectionState>,
         frame: Bytes,
         events: u64,
         is_armed: bool,
@@ -359,7 +362,7 @@ impl Progress {
     fn poll_idle(
         &mut self,
         shared: &Arc<Shared>,
-        mut state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, ConnectionState>,
         cx: &mut Context<'_>,
     ) -> NextFrame {
         if let Some(reason) = state.closing {

@@ -18,8 +18,8 @@ use super::{
     limits::{Counts, KeyMaker, LimitKey},
     reader::Reader,
     shared::{RequestInfo, Shared},
-    state::State,
-    stats::{Taken, Tally},
+    state::ConnectionState,
+    stats::{SentCounts, Tally},
     ticker::Ticker,
     wheel::Wheel,
 };
@@ -96,10 +96,12 @@ pub(super) struct Table {
 }
 
 /// What a connection leaves behind.
-pub(super) struct Record {
+pub(super) struct EndRecord {
     pub(super) reason: CloseReason,
-    pub(super) taken: Taken,
+    pub(super) sent: SentCounts,
     pub(super) keys: Vec<LimitKey>,
+    /// Whether its stream had started.
+    pub(super) was_open: bool,
     pub(super) was_cut: bool,
 }
 
@@ -109,12 +111,16 @@ impl Connections {
         Self::default()
     }
 
-    /// How many connections there are, those too whose handler has not answered yet.
+    /// Returns the number of open streams, which is the number of connections that
+    /// [`iter`](Self::iter) yields.
+    ///
+    /// Connections whose handler has not answered yet are not counted. Their number is
+    /// [`ConnectionStats::pending`].
     pub fn len(&self) -> usize {
-        self.registry.lock().connections.len()
+        self.registry.tally.streams()
     }
 
-    /// Whether there is none.
+    /// Returns `true` if no stream is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -130,9 +136,9 @@ impl Connections {
         Some(SseConnection::counted(shared))
     }
 
-    /// The connections whose streams have started, as they are now.
+    /// Returns the connections whose streams are open now.
     ///
-    /// Costs one pass over the table under its lock, and 8 bytes for each connection.
+    /// Costs one pass over the registry under its lock, and 8 bytes for each connection.
     pub fn iter(&self) -> impl Iterator<Item = SseConnection> + use<> {
         self.registry
             .snapshot()
@@ -161,12 +167,15 @@ impl Connections {
     /// every few seconds, not for every event.
     pub fn stats(&self) -> ConnectionStats {
         let connections = self.registry.snapshot();
-        let mut stats = self.registry.tally.snapshot();
+        let mut stats = {
+            let _table = self.registry.lock();
+            self.registry.tally.snapshot()
+        };
         for shared in connections {
             let state = shared.lock();
             // One that has ended meanwhile may have been counted.
             if !state.is_ended {
-                stats.add(state.all_taken(), state.outbox.queued());
+                stats.add(state.all_sent(), state.outbox.queued());
             }
         }
         stats
@@ -221,7 +230,7 @@ impl Registry {
     ) -> Result<Arc<Shared>, RefusalReason> {
         let uuid = Uuid::new_v4();
         let now = Instant::now();
-        let mut state = State::new(config);
+        let mut state = ConnectionState::new(config);
         state.keys = keys.iter().map(|(key, _)| *key).collect();
         state.plan = Plan::of_life(config, now);
         let visit = now + visits_every(config);
@@ -255,7 +264,13 @@ impl Registry {
         Ok(shared)
     }
 
-    pub(super) fn remove(&self, key: usize, record: &Record) {
+    /// Counts a stream that starts. Called under the lock of its connection, which has not ended,
+    /// so that the stream is counted before it is removed.
+    pub(super) fn count_stream(&self) {
+        self.tally.started();
+    }
+
+    pub(super) fn remove(&self, key: usize, record: &EndRecord) {
         let mut table = self.lock();
         table.wheel.cancel(key);
         let shared = table.connections.try_remove(key);
@@ -268,8 +283,10 @@ impl Registry {
         // For whatever reason it was to end: one that was closed before may wait to be taken still.
         table.cut += usize::from(record.was_cut && table.is_draining);
         let is_emptied = table.is_draining && table.connections.is_empty();
+        // Under the lock, so that the counts of `stats` add up.
+        self.tally
+            .closed(record.reason, record.sent, record.was_open);
         drop(table);
-        self.tally.closed(record.reason, record.taken);
         if record.reason == CloseReason::Refused {
             self.tally.refused();
         }
@@ -295,9 +312,9 @@ impl Registry {
         self.keys.key(key)
     }
 
-    /// Counts a connection under a key, if there are fewer than `most`.
-    pub(super) fn take_key(&self, key: LimitKey, most: usize) -> bool {
-        self.lock().counts.take(key, most)
+    /// Counts a connection under a key, if there are fewer than `max`.
+    pub(super) fn take_key(&self, key: LimitKey, max: usize) -> bool {
+        self.lock().counts.take(key, max)
     }
 
     pub(super) fn give_key_back(&self, key: LimitKey) {
@@ -337,12 +354,12 @@ impl Table {
         if self.is_draining {
             return Err(RefusalReason::Draining);
         }
-        let most = config.max_connections;
-        if most.is_some_and(|most| self.connections.len() >= most) {
+        let max = config.max_connections;
+        if max.is_some_and(|max| self.connections.len() >= max) {
             return Err(RefusalReason::Full);
         }
-        for (at, (key, most)) in keys.iter().enumerate() {
-            if !self.counts.take(*key, *most) {
+        for (at, (key, max)) in keys.iter().enumerate() {
+            if !self.counts.take(*key, *max) {
                 for (key, _) in &keys[..at] {
                     self.counts.give_back(*key);
                 }

@@ -12,7 +12,7 @@ use super::{
     SendError, TrySendError,
     outbox::Ticket,
     shared::Shared,
-    state::{State, Woken},
+    state::{ConnectionState, Woken},
 };
 use crate::Event;
 
@@ -22,11 +22,11 @@ impl Shared {
         let mut state = self.lock();
         if let Some(reason) = state.closing {
             drop(state);
-            return Err(SendError::new(event, reason).into());
+            return Err(SendError::Closed(event, reason).into());
         }
         if state.refuses(&event) {
             drop(state);
-            return Err(TrySendError::Refused(SendError::has_id(event)));
+            return Err(SendError::HasId(event).into());
         }
         if !state.outbox.admits(event.size(), None) {
             drop(state);
@@ -65,11 +65,11 @@ impl Shared {
         let result = match state.closing {
             Some(reason) => {
                 drop(state);
-                Err(SendError::new(event, reason))
+                Err(SendError::Closed(event, reason))
             }
             None if state.refuses(&event) => {
                 drop(state);
-                Err(SendError::has_id(event))
+                Err(SendError::HasId(event))
             }
             None => {
                 let woken = self.push(&mut state, event);
@@ -95,7 +95,7 @@ impl Shared {
     }
 
     #[inline]
-    pub(super) fn push(&self, state: &mut State, event: Event) -> Woken {
+    pub(super) fn push(&self, state: &mut ConnectionState, event: Event) -> Woken {
         self.push_last(state, event);
         state.is_started = true;
         state.note_waiting(Instant::now);
@@ -107,7 +107,7 @@ impl Shared {
 
     /// Queues an event, whoever is to be told of it.
     #[inline]
-    pub(super) fn push_last(&self, state: &mut State, event: Event) {
+    pub(super) fn push_last(&self, state: &mut ConnectionState, event: Event) {
         let mut number = None;
         if self.config.numbered && event.has_data() && !event.has_id() {
             number = Some(state.next_number);

@@ -27,9 +27,9 @@ use super::{
     feed::Feed,
     limits::RefusalReason,
     link::Link,
-    registry::{Record, Registry},
-    state::{EndHook, State, Wake},
-    stats::Taken,
+    registry::{EndRecord, Registry},
+    state::{ConnectionState, EndHook, Wake},
+    stats::SentCounts,
     values::Values,
 };
 use crate::{Event, trace::Trace};
@@ -82,7 +82,7 @@ pub(super) struct Shared {
     ended: Notify,
     /// Guards the life of the connection and its outbox. Held for a few moves at a time; never
     /// together with the registry's lock.
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
 }
 
 impl Shared {
@@ -93,7 +93,7 @@ impl Shared {
         key: usize,
         config: Arc<Config>,
         request: RequestInfo,
-        state: State,
+        state: ConnectionState,
     ) -> Self {
         Self {
             uuid,
@@ -109,7 +109,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -129,7 +129,7 @@ impl Shared {
     }
 
     /// Begins to close a started stream that nobody can send to any more.
-    pub(super) fn close_orphan(&self, state: &mut State) -> Wake {
+    pub(super) fn close_orphan(&self, state: &mut ConnectionState) -> Wake {
         let is_orphan = state.is_started && !state.has_handler && !self.is_held(state);
         if is_orphan {
             state.close(CloseReason::Closed)
@@ -139,7 +139,7 @@ impl Shared {
     }
 
     /// Whether something keeps a stream open whose handler has finished.
-    pub(super) fn is_held(&self, state: &State) -> bool {
+    pub(super) fn is_held(&self, state: &ConnectionState) -> bool {
         let is_subscribed = |feed: &Feed| feed.source.is_subscribed();
         self.config.hold_open
             || state.is_adopted
@@ -187,11 +187,11 @@ impl Shared {
         let mut state = self.lock();
         if let Some(reason) = state.closing {
             drop(state);
-            return Err(SendError::new(last, reason));
+            return Err(SendError::Closed(last, reason));
         }
         if state.refuses(&last) {
             drop(state);
-            return Err(SendError::has_id(last));
+            return Err(SendError::HasId(last));
         }
         let may_carry =
             last.has_data() && !last.has_retry() && self.config.reconnect_event.is_some();
@@ -355,10 +355,11 @@ impl Shared {
         }
         let reason = *state.closing.get_or_insert(reason);
         let is_open = state.is_open;
-        let record = Record {
+        let record = EndRecord {
             reason,
-            taken: state.all_taken(),
+            sent: state.all_sent(),
             keys: mem::take(&mut state.keys),
+            was_open: is_open,
             was_cut: state.was_cut,
         };
         let hooks = mem::take(&mut state.hooks);
@@ -369,7 +370,7 @@ impl Shared {
         };
         drop(state);
 
-        let Taken { events, bytes } = record.taken;
+        let SentCounts { events, bytes } = record.sent;
         self.trace.closed(reason.as_str(), events, bytes);
         self.registry.remove(self.key, &record);
         if let Some(feed) = feed {

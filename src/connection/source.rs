@@ -68,7 +68,7 @@ pub(crate) enum AttachError {
     /// Its events are numbered: the ids would be taken for the source's.
     Numbered,
     /// It has another source.
-    Taken,
+    OtherSource,
 }
 
 /// A source's way back to its connection. It does not keep it open.

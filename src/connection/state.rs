@@ -9,17 +9,17 @@ use tokio::time::Instant;
 
 use super::{
     CloseReason, StreamError,
-    config::{Config, Welcome},
+    config::{Config, WelcomeEvent},
     ending::Plan,
     feed::Feed,
     limits::LimitKey,
     outbox::{Outbox, Waiters},
     source::Source,
-    stats::Taken,
+    stats::SentCounts,
 };
 use crate::Event;
 
-pub(super) struct State {
+pub(super) struct ConnectionState {
     pub(super) outbox: Outbox,
     /// The response future, then the body: woken when there is something to do for it.
     pub(super) reader: Option<Waker>,
@@ -30,9 +30,9 @@ pub(super) struct State {
     pub(super) is_started: bool,
     /// It was closed by a handle before it started: a 200 then starts it, to end it properly.
     pub(super) is_wanted: bool,
-    /// The handler is being polled inside the body, which looks at the outbox right afterwards.
+    /// The handler is being polled inside the body, which checks the outbox right afterwards.
     pub(super) is_attended: bool,
-    /// Since when something waits to be taken, as far as is known.
+    /// Since when something waits to be sent, as far as is known.
     pub(super) waits_since: Option<Instant>,
     /// The inner service's own stream is taken over, and has not ended.
     pub(super) is_adopted: bool,
@@ -56,11 +56,11 @@ pub(super) struct State {
     pub(super) is_open: bool,
     pub(super) heartbeat_due: bool,
     /// When the reader last took something.
-    pub(super) last_taken: Instant,
+    pub(super) last_sent: Instant,
     /// What there is besides the outbox.
     pub(super) feed: Option<Feed>,
     /// What was taken: the outbox counts its own events.
-    pub(super) taken: Taken,
+    pub(super) sent: SentCounts,
     /// What it is counted by.
     pub(super) keys: Vec<LimitKey>,
     pub(super) next_number: u64,
@@ -73,9 +73,9 @@ pub(super) struct GoLive {
     pub(super) nothing_was_sent: bool,
 }
 
-impl State {
+impl ConnectionState {
     pub(super) fn new(config: &Config) -> Self {
-        let has_welcome = !matches!(config.welcome, Welcome::None);
+        let has_welcome = !matches!(config.welcome, WelcomeEvent::None);
         Self {
             outbox: Outbox::new(config.outbox),
             reader: None,
@@ -96,11 +96,11 @@ impl State {
             is_ended: false,
             is_open: false,
             heartbeat_due: false,
-            last_taken: Instant::now(),
+            last_sent: Instant::now(),
             // The welcome, which is written last of all, has number 0.
             next_number: u64::from(has_welcome),
             feed: None,
-            taken: Taken::default(),
+            sent: SentCounts::default(),
             keys: Vec::new(),
             hooks: Vec::new(),
         }
@@ -128,7 +128,7 @@ impl State {
     #[inline]
     pub(super) fn open_source(&self) -> Option<Arc<dyn Source>> {
         let feed = self.feed.as_ref().filter(|_| self.closing.is_none())?;
-        let is_open = feed.is_live && self.outbox.taken() >= feed.gate;
+        let is_open = feed.is_live && self.outbox.sent() >= feed.gate;
         is_open.then(|| Arc::clone(&feed.source))
     }
 
@@ -137,12 +137,12 @@ impl State {
         self.reader.is_some() && !self.is_writing
     }
 
-    /// Whether there is something to be taken, as far as the connection knows without its source.
+    /// Whether there is something to be sent, as far as the connection knows without its source.
     pub(super) fn something_waits(&self) -> bool {
         self.heartbeat_due || !self.outbox.is_empty() || self.closing.is_some()
     }
 
-    /// Notes that something waits to be taken, if the reader is not about to look.
+    /// Notes that something waits to be sent, if the reader is not about to check.
     #[inline]
     pub(super) fn note_waiting(&mut self, now: impl FnOnce() -> Instant) {
         if self.waits_since.is_none() && self.is_open && !self.is_attended {
@@ -187,20 +187,20 @@ impl State {
     /// Notes what was taken: the outbox counts its own events.
     #[inline]
     pub(super) fn took(&mut self, bytes: usize, other_events: u64) {
-        self.last_taken = Instant::now();
+        self.last_sent = Instant::now();
         self.heartbeat_due = false;
         self.is_writing = true;
         // The rest waits from now on: a server whose buffers are full does not come back for it.
-        self.waits_since = (!self.outbox.is_empty()).then_some(self.last_taken);
-        self.taken.bytes += bytes as u64;
-        self.taken.events += other_events;
+        self.waits_since = (!self.outbox.is_empty()).then_some(self.last_sent);
+        self.sent.bytes += bytes as u64;
+        self.sent.events += other_events;
     }
 
     /// What the server has taken, ever.
-    pub(super) fn all_taken(&self) -> Taken {
-        Taken {
-            events: self.taken.events + self.outbox.taken(),
-            bytes: self.taken.bytes,
+    pub(super) fn all_sent(&self) -> SentCounts {
+        SentCounts {
+            events: self.sent.events + self.outbox.sent(),
+            bytes: self.sent.bytes,
         }
     }
 

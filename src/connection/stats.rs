@@ -1,56 +1,58 @@
-//! What has become of a registry's connections, in numbers.
+//! The figures of a registry's connections.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::CloseReason;
 
-/// The figures of a registry, as they were at one moment.
+/// The figures of a registry at one moment.
 ///
-/// "Taken" is what the server has taken from the body: a kernel holds up to some megabytes that a
+/// "Sent" is what the server has taken from the body: a kernel holds up to some megabytes that a
 /// client has not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
-    /// Connections that are open now, those included whose handler has not answered yet.
+    /// Open streams: those that [`Connections::len`](super::Connections::len) counts.
     pub open: u64,
-    /// Connections that were ever opened: `open` and all that are closed.
+    /// Connections whose stream has not started: their handler has neither answered nor sent.
+    pub pending: u64,
+    /// Connections ever opened: `open`, `pending` and all closed ones.
     pub opened: u64,
     /// Requests that were refused, for whatever [`RefusalReason`](super::RefusalReason).
     pub refused: u64,
-    /// Events that servers have taken. Comments and heartbeats are none.
-    pub events: u64,
-    /// Bytes that servers have taken.
-    pub bytes: u64,
-    /// Events that wait in outboxes.
+    /// Events sent. Comments and heartbeats are not events.
+    pub events_sent: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Events waiting in outboxes.
     pub queued_events: u64,
-    /// Bytes that wait in outboxes.
+    /// Bytes waiting in outboxes.
     pub queued_bytes: u64,
     closed: [u64; CloseReason::ALL.len()],
 }
 
 impl ConnectionStats {
-    /// How many connections have closed for this reason.
+    /// Returns the number of connections closed for this reason.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.closed[reason as usize]
     }
 
-    /// How many connections have closed, for each reason there is.
+    /// Returns the number of closed connections for each reason.
     pub fn closed_by_reason(&self) -> impl Iterator<Item = (CloseReason, u64)> + use<> {
         CloseReason::ALL.into_iter().zip(self.closed)
     }
 
     /// Adds what a connection that is open has had and has.
-    pub(super) fn add(&mut self, taken: Taken, queued: (usize, usize)) {
-        self.events += taken.events;
-        self.bytes += taken.bytes;
+    pub(super) fn add(&mut self, sent: SentCounts, queued: (usize, usize)) {
+        self.events_sent += sent.events;
+        self.bytes_sent += sent.bytes;
         self.queued_events += queued.0 as u64;
         self.queued_bytes += queued.1 as u64;
     }
 }
 
-/// What a server has taken of one connection.
+/// What has been sent to one connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct SentCounts {
     pub(super) events: u64,
     pub(super) bytes: u64,
 }
@@ -59,6 +61,7 @@ pub(super) struct Taken {
 /// contend for them.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    streams: AtomicUsize,
     opened: AtomicU64,
     refused: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
@@ -75,10 +78,22 @@ impl Tally {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn closed(&self, reason: CloseReason, taken: Taken) {
+    pub(super) fn started(&self) {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn closed(&self, reason: CloseReason, sent: SentCounts, was_open: bool) {
         self.closed[reason as usize].fetch_add(1, Ordering::Relaxed);
-        self.events.fetch_add(taken.events, Ordering::Relaxed);
-        self.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
+        self.events.fetch_add(sent.events, Ordering::Relaxed);
+        self.bytes.fetch_add(sent.bytes, Ordering::Relaxed);
+        if was_open {
+            self.streams.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the number of streams that have started and not ended.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
     }
 
     /// The figures without those of the connections that are open.
@@ -86,12 +101,14 @@ impl Tally {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let closed = self.closed.each_ref().map(get);
         let opened = get(&self.opened);
+        let open = self.streams() as u64;
         ConnectionStats {
-            open: opened.saturating_sub(closed.iter().sum()),
+            open,
+            pending: opened.saturating_sub(closed.iter().sum::<u64>() + open),
             opened,
             refused: get(&self.refused),
-            events: get(&self.events),
-            bytes: get(&self.bytes),
+            events_sent: get(&self.events),
+            bytes_sent: get(&self.bytes),
             queued_events: 0,
             queued_bytes: 0,
             closed,

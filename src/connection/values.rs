@@ -17,12 +17,12 @@ struct Node {
 
 impl Values {
     pub(super) fn get<T: Any>(&self) -> Option<&T> {
-        let mut place = &self.first;
-        while let Some(node) = place.get() {
+        let mut slot = &self.first;
+        while let Some(node) = slot.get() {
             if let Some(value) = node.value.downcast_ref() {
                 return Some(value);
             }
-            place = &node.next;
+            slot = &node.next;
         }
         None
     }
@@ -33,21 +33,21 @@ impl Values {
             value: Box::new(value),
             next: OnceLock::new(),
         });
-        let mut place = &self.first;
+        let mut slot = &self.first;
         loop {
-            // Whoever sets the last place first, wins it; the others look at what came there.
-            match place.set(node) {
+            // The first to set the last slot wins it. The others check what is there.
+            match slot.set(node) {
                 Ok(()) => return Ok(()),
                 Err(refused) => node = refused,
             }
-            let Some(there) = place.get() else { continue };
+            let Some(there) = slot.get() else { continue };
             if there.value.is::<T>() {
                 return match node.value.downcast() {
                     Ok(value) => Err(*value),
                     Err(_) => Ok(()),
                 };
             }
-            place = &there.next;
+            slot = &there.next;
         }
     }
 }

@@ -13,21 +13,21 @@ const NONE: u32 = u32::MAX;
 pub(super) struct Wheel {
     /// The first key of each slot.
     heads: Box<[u32; SLOTS]>,
-    links: Vec<Link>,
+    links: Vec<TimerLink>,
     /// Every tick up to this one has been expired.
     expired: u64,
     len: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Link {
+struct TimerLink {
     previous: u32,
     next: u32,
     tick: u64,
     is_set: bool,
 }
 
-const UNSET: Link = Link {
+const UNSET: TimerLink = TimerLink {
     previous: NONE,
     next: NONE,
     tick: 0,
@@ -54,7 +54,7 @@ impl Wheel {
         let tick = tick.max(self.expired + 1);
         let slot = slot_of(tick);
         let next = self.heads[slot];
-        self.links[key] = Link {
+        self.links[key] = TimerLink {
             previous: NONE,
             next,
             tick,
@@ -81,7 +81,7 @@ impl Wheel {
         let Some(link) = self.links.get_mut(key).filter(|link| link.is_set) else {
             return;
         };
-        let Link {
+        let TimerLink {
             previous,
             next,
             tick,

@@ -31,11 +31,11 @@ impl fmt::Display for Field {
 /// is the [`source`](Error::source).
 #[derive(Debug)]
 pub struct EventError {
-    kind: Kind,
+    kind: EventErrorCause,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum EventErrorCause {
     Forbidden { field: Field, byte: u8, at: usize },
     IdWithoutData,
     Json(serde_json::Error),
@@ -44,28 +44,28 @@ enum Kind {
 impl EventError {
     pub(super) fn forbidden(field: Field, byte: u8, at: usize) -> Self {
         Self {
-            kind: Kind::Forbidden { field, byte, at },
+            kind: EventErrorCause::Forbidden { field, byte, at },
         }
     }
 
     pub(super) fn id_without_data() -> Self {
         Self {
-            kind: Kind::IdWithoutData,
+            kind: EventErrorCause::IdWithoutData,
         }
     }
 
     pub(super) fn json(error: serde_json::Error) -> Self {
         Self {
-            kind: Kind::Json(error),
+            kind: EventErrorCause::Json(error),
         }
     }
 
     /// The field that was refused.
     pub fn field(&self) -> Field {
         match self.kind {
-            Kind::Forbidden { field, .. } => field,
-            Kind::IdWithoutData => Field::Id,
-            Kind::Json(_) => Field::Data,
+            EventErrorCause::Forbidden { field, .. } => field,
+            EventErrorCause::IdWithoutData => Field::Id,
+            EventErrorCause::Json(_) => Field::Data,
         }
     }
 }
@@ -73,7 +73,7 @@ impl EventError {
 impl fmt::Display for EventError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Forbidden { field, byte, at } => {
+            EventErrorCause::Forbidden { field, byte, at } => {
                 let name = match byte {
                     b'\r' => "carriage return",
                     b'\n' => "line feed",
@@ -81,10 +81,10 @@ impl fmt::Display for EventError {
                 };
                 write!(f, "{field} contains a {name} at byte {at}")
             }
-            Kind::IdWithoutData => {
+            EventErrorCause::IdWithoutData => {
                 f.write_str("event id on a comment: an id needs data to ride on")
             }
-            Kind::Json(_) => f.write_str("event data could not be serialised as JSON"),
+            EventErrorCause::Json(_) => f.write_str("event data could not be serialised as JSON"),
         }
     }
 }
@@ -92,7 +92,7 @@ impl fmt::Display for EventError {
 impl Error for EventError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
-            Kind::Json(error) => Some(error),
+            EventErrorCause::Json(error) => Some(error),
             _ => None,
         }
     }

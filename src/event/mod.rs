@@ -107,15 +107,17 @@ impl Event {
         Ok(Self::from_lines(lines, true))
     }
 
-    /// An event of type `event` whose data names the real one:
+    /// Returns an event of the legacy wire format: its type is always `event`, and its data is
     /// `{"eventName": name, "eventPayload": payload}`.
     ///
-    /// For pages that listen on that one type alone. The name is JSON here, so that any text will
-    /// do.
+    /// This is the wire format of the Node class from which this crate began, for clients that
+    /// expect it; [`SseLayer::numbered`](crate::SseLayer::numbered) is its other half. New
+    /// programs use [`json`](Self::json), which puts the name into the event's type. The name is
+    /// encoded as JSON, so it may be any text.
     ///
     /// # Errors
     ///
-    /// If `serde_json` cannot serialise the payload.
+    /// Returns [`EventError`] if `serde_json` cannot serialise the payload.
     pub fn envelope<V>(name: &str, payload: &V) -> Result<Self, EventError>
     where
         V: Serialize + ?Sized,

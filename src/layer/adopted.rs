@@ -14,7 +14,7 @@ use crate::{BoxError, connection::Reader, event::boundary::Boundaries};
 
 /// How much of an event is held back until its end has come. What is larger goes out in pieces, and
 /// nothing of the layer's own between them.
-const MOST_HELD: usize = 1 << 20;
+const MAX_HELD: usize = 1 << 20;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -125,7 +125,7 @@ where
 fn whole_events(held: &mut BytesMut, mut piece: Bytes, boundary: Option<usize>) -> Option<Bytes> {
     let Some(length) = boundary else {
         held.extend_from_slice(&piece);
-        let is_too_much = held.len() > MOST_HELD;
+        let is_too_much = held.len() > MAX_HELD;
         return is_too_much.then(|| mem::take(held).freeze());
     };
     let rest = piece.split_off(length);

@@ -30,13 +30,13 @@ pin_project! {
     /// it came.
     pub struct SseBody<B, F> {
         #[pin]
-        inner: Inner<B, F>,
+        inner: BodyInner<B, F>,
     }
 }
 
 pin_project! {
-    #[project = InnerProj]
-    enum Inner<B, F> {
+    #[project = BodyInnerProj]
+    enum BodyInner<B, F> {
         /// Bytes that are there already, if any: an answer of the layer's own.
         Whole { bytes: Bytes },
         /// Ends at once, and leaves its size open: the answer to a HEAD request. An exact 0 would
@@ -47,7 +47,7 @@ pin_project! {
             body: B,
         },
         Stream {
-            stream: Stream<F>,
+            stream: OpenStream<F>,
         },
         /// In a box, so that what goes through does not have to be moved with room for it.
         Adopted {
@@ -57,7 +57,7 @@ pin_project! {
 }
 
 /// A stream, and the handler that still runs.
-struct Stream<F> {
+struct OpenStream<F> {
     /// First, so that the connection ends for its own reason, not for what the handler's
     /// destructors do.
     reader: Reader,
@@ -71,23 +71,25 @@ impl<B, F> SseBody<B, F> {
 
     pub(super) fn whole(bytes: Bytes) -> Self {
         Self {
-            inner: Inner::Whole { bytes },
+            inner: BodyInner::Whole { bytes },
         }
     }
 
     pub(super) fn head() -> Self {
-        Self { inner: Inner::Head }
+        Self {
+            inner: BodyInner::Head,
+        }
     }
 
     pub(super) fn pass_through(body: B) -> Self {
         Self {
-            inner: Inner::PassThrough { body },
+            inner: BodyInner::PassThrough { body },
         }
     }
 
     pub(super) fn adopted(reader: Reader, body: B) -> Self {
         Self {
-            inner: Inner::Adopted {
+            inner: BodyInner::Adopted {
                 adopted: Box::pin(Adopted::new(reader, body)),
             },
         }
@@ -95,8 +97,8 @@ impl<B, F> SseBody<B, F> {
 
     pub(super) fn stream(reader: Reader, handler: Option<Handler<F>>) -> Self {
         Self {
-            inner: Inner::Stream {
-                stream: Stream { reader, handler },
+            inner: BodyInner::Stream {
+                stream: OpenStream { reader, handler },
             },
         }
     }
@@ -111,7 +113,10 @@ impl<B, F> Default for SseBody<B, F> {
 
 impl<B, F> fmt::Debug for SseBody<B, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_stream = matches!(self.inner, Inner::Stream { .. } | Inner::Adopted { .. });
+        let is_stream = matches!(
+            self.inner,
+            BodyInner::Stream { .. } | BodyInner::Adopted { .. }
+        );
         f.debug_struct("SseBody")
             .field("is_stream", &is_stream)
             .finish_non_exhaustive()
@@ -132,18 +137,18 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().inner.project() {
-            InnerProj::Whole { bytes } if !bytes.is_empty() => {
+            BodyInnerProj::Whole { bytes } if !bytes.is_empty() => {
                 Poll::Ready(Some(Ok(Frame::data(mem::take(bytes)))))
             }
-            InnerProj::Whole { .. } | InnerProj::Head => Poll::Ready(None),
-            InnerProj::PassThrough { body } => {
+            BodyInnerProj::Whole { .. } | BodyInnerProj::Head => Poll::Ready(None),
+            BodyInnerProj::PassThrough { body } => {
                 Poll::Ready(ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into)))
             }
-            InnerProj::Adopted { adopted } => {
+            BodyInnerProj::Adopted { adopted } => {
                 let next = ready!(adopted.as_mut().poll_frame(cx));
                 Poll::Ready(next.map(|frame| frame.map(Frame::data)))
             }
-            InnerProj::Stream { stream } => {
+            BodyInnerProj::Stream { stream } => {
                 let next = ready!(stream.poll_frame(cx));
                 Poll::Ready(next.map(|frame| frame.map(Frame::data)))
             }
@@ -152,24 +157,26 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Inner::Whole { bytes } => bytes.is_empty(),
-            Inner::Head => false,
-            Inner::PassThrough { body } => body.is_end_stream(),
-            Inner::Stream { stream } => stream.reader.is_ended(),
-            Inner::Adopted { adopted } => adopted.is_ended(),
+            BodyInner::Whole { bytes } => bytes.is_empty(),
+            BodyInner::Head => false,
+            BodyInner::PassThrough { body } => body.is_end_stream(),
+            BodyInner::Stream { stream } => stream.reader.is_ended(),
+            BodyInner::Adopted { adopted } => adopted.is_ended(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
-            Inner::Whole { bytes } => SizeHint::with_exact(bytes.len() as u64),
-            Inner::Head | Inner::Stream { .. } | Inner::Adopted { .. } => SizeHint::default(),
-            Inner::PassThrough { body } => body.size_hint(),
+            BodyInner::Whole { bytes } => SizeHint::with_exact(bytes.len() as u64),
+            BodyInner::Head | BodyInner::Stream { .. } | BodyInner::Adopted { .. } => {
+                SizeHint::default()
+            }
+            BodyInner::PassThrough { body } => body.size_hint(),
         }
     }
 }
 
-impl<F> Stream<F> {
+impl<F> OpenStream<F> {
     /// Apart, so that what goes through does not pay for a frame of this size.
     #[inline(never)]
     fn poll_frame<B, E>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>>

@@ -26,13 +26,13 @@ pin_project! {
     /// Response future for [`SseService`](crate::layer::SseService).
     pub struct ResponseFuture<F> {
         #[pin]
-        inner: Inner<F>,
+        inner: FutureInner<F>,
     }
 }
 
 pin_project! {
-    #[project = InnerProj]
-    enum Inner<F> {
+    #[project = FutureInnerProj]
+    enum FutureInner<F> {
         PassThrough {
             #[pin]
             future: F,
@@ -64,13 +64,13 @@ struct Answered {
 impl<F> ResponseFuture<F> {
     pub(super) fn pass_through(future: F) -> Self {
         Self {
-            inner: Inner::PassThrough { future },
+            inner: FutureInner::PassThrough { future },
         }
     }
 
     pub(super) fn sse(reader: Reader, handler: Handler<F>, is_head: bool) -> Self {
         Self {
-            inner: Inner::Sse {
+            inner: FutureInner::Sse {
                 call: Some(Call {
                     reader,
                     handler,
@@ -83,7 +83,7 @@ impl<F> ResponseFuture<F> {
     /// An answer that needs neither the inner service nor a connection.
     pub(super) fn answered(response: Response<Bytes>, is_head: bool) -> Self {
         Self {
-            inner: Inner::Answered {
+            inner: FutureInner::Answered {
                 answered: Some(Box::new(Answered { response, is_head })),
             },
         }
@@ -93,7 +93,7 @@ impl<F> ResponseFuture<F> {
 impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("is_sse", &matches!(self.inner, Inner::Sse { .. }))
+            .field("is_sse", &matches!(self.inner, FutureInner::Sse { .. }))
             .finish_non_exhaustive()
     }
 }
@@ -107,12 +107,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().inner.project() {
-            InnerProj::PassThrough { future } => {
+            FutureInnerProj::PassThrough { future } => {
                 let response = ready!(future.poll(cx))?;
                 Poll::Ready(Ok(response.map(SseBody::pass_through)))
             }
-            InnerProj::Sse { call } => poll_call(call, cx),
-            InnerProj::Answered { answered } => match answered.take() {
+            FutureInnerProj::Sse { call } => poll_call(call, cx),
+            FutureInnerProj::Answered { answered } => match answered.take() {
                 Some(answered) => Poll::Ready(Ok(answered.into_response())),
                 // Polled again after it was ready, which is not allowed.
                 None => Poll::Pending,

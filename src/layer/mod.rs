@@ -11,9 +11,9 @@
 //! may make one for those.
 //!
 //! Patterns are [matchit's](https://docs.rs/matchit): `/events`, `/rooms/{room}/events`,
-//! `/files/{*rest}`. They are held against the path that the layer sees: under axum's
-//! `Router::nest("/api", …)` a layer of the inner router sees the path without `/api`, one of the
-//! outer router sees it whole.
+//! `/files/{*rest}`. They are matched against the path as seen by the layer: under axum's
+//! `Router::nest("/api", …)` a layer of the inner router sees the path without `/api`, a layer of
+//! the outer router sees the whole path.
 //!
 //! # When the stream starts, and when there is none
 //!
@@ -60,25 +60,102 @@
 //! from a body: over HTTP/2 the reset waits for 50 ms after the last event, since it makes a server
 //! drop what it has not written; a client that has stopped reading by then loses the last of it.
 //!
+//! # Options
+//!
+//! Options that can be off are turned off with `None`. What belongs together is one value, such as
+//! [`Limits`] or [`OutboxLimits`].
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_sse::SseLayer;
+//!
+//! let layer = SseLayer::new("/events")
+//!     .keep_alive(Duration::from_secs(30))
+//!     .stall_timeout(None)
+//!     .max_connections(10_000);
+//! # let _ = layer;
+//! ```
+//!
 //! # Protection
 //!
-//! | what is bounded | by | without it |
+//! | what is limited | by | default |
 //! | --- | --- | --- |
-//! | connections in all | [`max_connections`](SseLayer::max_connections) | unbounded |
-//! | connections of one user, or one address | [`max_connections_per`](SseLayer::max_connections_per), [`SseConnection::limit`](crate::SseConnection::limit) | unbounded |
-//! | how long a stream lives | [`max_lifetime`](SseLayer::max_lifetime), [`SseConnection::close_at`](crate::SseConnection::close_at) | unbounded |
-//! | how long a client may take nothing | [`stall_timeout`](SseLayer::stall_timeout) | 60 seconds |
-//! | how long a stream may take to end | [`grace`](SseLayer::grace); in a drain [`deadline`](crate::connection::Drain::deadline) | 10 seconds |
-//! | what waits for a client | [`outbox`](SseLayer::outbox) | 64 events, 1 MiB |
-//! | whose pages may ask | [`allowed_origins`](SseLayer::allowed_origins) | all |
-//! | which hosts may be asked for | [`allowed_hosts`](SseLayer::allowed_hosts) | all |
+//! | connections in all | [`max_connections`](SseLayer::max_connections) | no limit |
+//! | connections of one user, or one address | [`Limits::connections_per`], [`SseConnection::limit`](crate::SseConnection::limit) | no limit |
+//! | the lifetime of a stream | [`max_lifetime`](SseLayer::max_lifetime), [`SseConnection::close_at`](crate::SseConnection::close_at) | no limit |
+//! | how long a client may stop reading | [`stall_timeout`](SseLayer::stall_timeout) | 60 seconds |
+//! | how long a stream may take to close | [`close_timeout`](SseLayer::close_timeout); in a drain [`deadline`](crate::connection::Drain::deadline) | 10 seconds |
+//! | what is queued for a client | [`outbox`](SseLayer::outbox) | 64 events, 1 MiB |
+//! | the origins of pages | [`allowed_origins`](SseLayer::allowed_origins) | all |
+//! | the requested hosts | [`allowed_hosts`](SseLayer::allowed_hosts) | all |
 //!
-//! Requests beyond the first two bounds, and those that come during a [drain](crate::Connections::drain),
-//! are refused without a call of the inner service (but for `limit`, which it calls itself). GET is
-//! answered with an event stream that ends at once: one event, `reconnect`, with the reason and a
-//! jittered `retry`. Other methods are answered `503`, with `Retry-After`.
-//! [`refusal`](SseLayer::refusal) sets one of the two for both. What the guards in the last two rows
-//! refuse is answered `403`. No stream that is open is ever ended to make room.
+//! Requests over the first two limits, and requests during a [drain](crate::Connections::drain),
+//! are refused without a call of the inner service (except for `limit`, which the inner service
+//! calls itself). GET requests receive a short event stream with a reconnection delay: one event,
+//! `reconnect`, with the reason and a jittered `retry`. Other methods are answered `503` with
+//! `Retry-After`. [`Limits::refusal`] sets one of the two for all methods. No open stream is ever
+//! ended to make room.
+//!
+//! # Guards
+//!
+//! [`allowed_origins`](SseLayer::allowed_origins) and [`allowed_hosts`](SseLayer::allowed_hosts)
+//! are checked before a connection is opened and before the inner service is called. A refused
+//! request is answered `403 Forbidden`, with a line of text that names the setting; an
+//! `EventSource` then gives up. There are no wildcards.
+//!
+//! *Origins* are against other sites that use a visitor's cookies, or network, to read streams. A
+//! request without `Origin` is admitted, because no page of another site can read its answer:
+//! browsers omit the header in a GET to the page's own origin, and where the answer stays hidden
+//! from the page (images, navigation). In a POST they send it for the own origin too, which then
+//! has to be listed. Other programs send any header: this is no authentication. Several `Origin`
+//! headers, and an invalid one, are refused. Scheme, host and port have to be equal, where case, a
+//! dot at the end of the host and the spelling of an IPv6 address do not matter, and 80 is the port
+//! of `http` and 443 that of `https`. `null`, which any site can send from a sandboxed frame, is
+//! refused unless it is listed.
+//!
+//! *Hosts* are against DNS rebinding: a site that has its own name point to this server passes for
+//! the page's own origin, but cannot change the host that it asks for. They are for servers that
+//! listen on the local machine or in a private network. The host is that of the request's target
+//! (`:authority` in HTTP/2), or else the `Host` header. A request is refused if both are present
+//! and differ, if neither is present, if there are several `Host` headers, or if one is invalid.
+//! Case, a dot at the end and the spelling of an IPv6 address do not matter; IPv4 addresses are
+//! compared as text. A request without a port has that of its scheme, or, where the scheme is not
+//! known (mostly HTTP/1), both 80 and 443. Behind a proxy the port may be another than the client
+//! used: list hosts without a port there.
+//!
+//! # Adopted streams
+//!
+//! With [`adopt`](SseLayer::adopt) the layer adopts a 200 with `content-type: text/event-stream`
+//! that the inner service produces itself. The stream then counts as a connection. It has
+//! heartbeats, limits, a lifetime and statistics, is drained, and is listed in
+//! [`Connections`](crate::Connections), without a change to its handler.
+//!
+//! Its events go out as they came, in frames that end with an event. There is no welcome. Events
+//! that are sent to the connection go out between them. A drain ends the answer to a GET between
+//! two events. The answer to another method (a completion, which cannot be resumed) may finish
+//! until the drain's deadline, and is aborted then. An event of more than 1 MiB goes out in pieces.
+//! An answer with a `content-encoding` passes through unchanged.
+//!
+//! An existing application whose shutdown completes while streams are open:
+//!
+//! ```
+//! # #[cfg(feature = "axum")] {
+//! use axum::{Router, response::sse::{Event, Sse}, routing::get};
+//! use futures_util::stream::{self, Stream};
+//! use std::convert::Infallible;
+//! use tower_sse::{Connections, SseLayer};
+//!
+//! async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+//!     Sse::new(stream::pending()) // as it was
+//! }
+//!
+//! let connections = Connections::new();
+//! let app: Router = Router::new()
+//!     .route("/events", get(events))
+//!     .layer(SseLayer::new("/events").adopt(true).registry(&connections));
+//! // At the end: connections.drain().await, with the server's graceful shutdown.
+//! # }
+//! ```
 //!
 //! # Example
 //!
@@ -127,11 +204,9 @@ mod headers;
 mod layer;
 mod matcher;
 mod origin;
-mod protection;
 mod refusal;
 mod service;
 mod settings;
-mod streams;
 
 pub use body::SseBody;
 pub use future::ResponseFuture;
@@ -139,6 +214,7 @@ pub use layer::SseLayer;
 pub use matcher::PatternError;
 pub use origin::GuardError;
 pub use service::SseService;
+pub use settings::{KeepAlive, Limits, OutboxLimits, Welcome};
 
 #[cfg(feature = "axum")]
 pub(crate) use matcher::admits_event_stream;

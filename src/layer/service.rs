@@ -11,7 +11,8 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    body::SseBody, future::ResponseFuture, handler::Handler, refusal::refusal, settings::Settings,
+    body::SseBody, future::ResponseFuture, handler::Handler, refusal::refusal,
+    settings::LayerSettings,
 };
 
 /// Middleware that turns the answers of its inner service into event streams, made by
@@ -21,11 +22,11 @@ use super::{
 #[derive(Clone)]
 pub struct SseService<S> {
     inner: S,
-    settings: Arc<Settings>,
+    settings: Arc<LayerSettings>,
 }
 
 impl<S> SseService<S> {
-    pub(super) fn new(inner: S, settings: Arc<Settings>) -> Self {
+    pub(super) fn new(inner: S, settings: Arc<LayerSettings>) -> Self {
         Self { inner, settings }
     }
 
@@ -69,7 +70,7 @@ where
             return ResponseFuture::answered(forbidden.response(), kind.is_head);
         }
         let (keys, request) = settings.keys_of(request);
-        let opened = settings.connections.open(&settings.config, info, &keys);
+        let opened = settings.registry.open(&settings.config, info, &keys);
         let (connection, reader) = match opened {
             Ok(opened) => opened,
             Err(reason) => {

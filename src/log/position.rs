@@ -1,31 +1,31 @@
-//! A place in the log, as it travels in the `id` of an event.
+//! A position in the log, as carried in the `id` of an event.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// One life of a log. Random, made with the log: a log that was lost, wiped or made anew has
-/// another.
+/// One generation of a log. It is random and created with the log: a log that was lost, wiped or
+/// recreated has another epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// An epoch with this value. A log draws it at random when it is made.
+    /// Returns an epoch with this value. A log draws it at random when it is created.
     pub const fn new(value: u64) -> Self {
         Self(value)
     }
 
-    /// The epoch's value.
+    /// Returns the epoch's value.
     pub const fn value(self) -> u64 {
         self.0
     }
 }
 
-/// A place in the log of a broker: what a topic event carries as its `id`.
+/// A position in the log of a broker. Each topic event carries its position as its `id`.
 ///
-/// It is written `<epoch>-<offset>-<tag>`: 16 lower-case hexadecimal digits, a decimal number
-/// without leading zeros, 8 hexadecimal digits. So an id is visible ASCII, of at most 46 bytes,
-/// and there is one way to write each position.
+/// Its text is `<epoch>-<offset>-<tag>`: 16 lower-case hexadecimal digits, a decimal number without
+/// leading zeros, 8 lower-case hexadecimal digits. An id is therefore visible ASCII of at most 46
+/// bytes, and each position has exactly one text.
 ///
 /// # Example
 ///
@@ -48,29 +48,29 @@ pub struct Position {
 const MAX_LEN: usize = 16 + 1 + 20 + 1 + 8;
 
 impl Position {
-    /// A place in a log: `offset` counts its records from 1, and `tag` is the record's own random
-    /// number. Offset 0, with tag 0, is the place before the first record.
+    /// Returns a position in a log: `offset` counts the records from 1, and `tag` is the record's
+    /// own random number. Offset 0 with tag 0 is the position before the first record.
     pub const fn new(epoch: Epoch, offset: u64, tag: u32) -> Self {
         Self { epoch, offset, tag }
     }
 
-    /// The log's life.
+    /// Returns the generation of the log.
     pub const fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// The number of the record in the log.
+    /// Returns the number of the record in the log.
     pub const fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The record's random number: it tells a log that was rewritten from the one that a client
-    /// has seen.
+    /// Returns the record's random number. It distinguishes a log that was rewritten from the one
+    /// that a client has seen.
     pub const fn tag(&self) -> u32 {
         self.tag
     }
 
-    /// Reads a position. Whatever is not exactly the text of one is none.
+    /// Parses the text of a position. Returns `None` if it is not exactly such a text.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() > MAX_LEN {
             return None;
@@ -87,7 +87,7 @@ impl Position {
         })
     }
 
-    /// An event of these lines as it stands on the wire, with this position as its id.
+    /// Encodes an event of these lines, with this position as its id.
     pub(crate) fn frame(&self, lines: &[u8]) -> Bytes {
         let digits = self.offset.checked_ilog10().unwrap_or(0) as usize + 1;
         let id = b"id: ".len() + 16 + 1 + digits + 1 + 8 + 1;
@@ -106,8 +106,8 @@ impl Position {
         out.push(b'\n');
     }
 
-    /// Writes the text, and gives as much of the buffer as it takes. It is written for each event
-    /// and each connection, for which `fmt` is slow.
+    /// Writes the text and returns the used part of the buffer. This runs for each event and each
+    /// connection, for which `fmt` is slow.
     fn write<'a>(&self, buffer: &'a mut [u8; MAX_LEN]) -> &'a [u8] {
         let mut digits = itoa::Buffer::new();
         let offset = digits.format(self.offset).as_bytes();
@@ -153,8 +153,8 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 
 fn write_hexadecimal(out: &mut [u8], mut value: u64) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for place in out.iter_mut().rev() {
-        *place = DIGITS[(value & 15) as usize];
+    for digit in out.iter_mut().rev() {
+        *digit = DIGITS[(value & 15) as usize];
         value >>= 4;
     }
 }

@@ -1,11 +1,11 @@
-//! What a topic keeps of its events.
+//! The events that a topic keeps.
 //!
 //! 1. Entries are in the order of their offsets, which strictly rise.
 //! 2. Entries are numbered from 0 in the order in which they came, and keep their numbers: a live
 //!    cursor that holds the number of its next entry knows how many it has lost.
-//!    Those of another log are told from this one's by their numbers too.
-//! 3. `lost` is the offset of the last entry that was dropped, or is a hole, so that whoever comes back from an
-//!    earlier place can be told.
+//!    Cursors of another generation of the log are recognised by their numbers too.
+//! 3. `lost` is the offset of the last entry that was dropped, or is a hole. A client that resumes
+//!    from an earlier position gets a gap.
 
 use std::collections::VecDeque;
 
@@ -16,15 +16,15 @@ use bytes::Bytes;
 pub(crate) struct Entry {
     pub(crate) offset: u64,
     pub(crate) tag: u32,
-    /// The event as it stands on the wire, with its id. Empty for a hole: what stands in its place
-    /// in the log can be given to nobody.
+    /// The event as written to the wire, with its id. Empty for a hole: the record at this position
+    /// cannot be sent to clients.
     pub(crate) frame: Bytes,
     /// When it came, in the broker's count of milliseconds.
     pub(crate) time: u64,
 }
 
 impl Entry {
-    /// What an entry counts against a bound in bytes: its frame, and its places in the tables.
+    /// What an entry counts against a limit in bytes: its frame, and its slots in the tables.
     pub(crate) fn cost(&self) -> usize {
         self.frame.len() + 128
     }
@@ -71,7 +71,7 @@ impl Ring {
         Some(entry)
     }
 
-    /// Notes that everything up to this place may be missing.
+    /// Records that everything up to this offset may be missing.
     fn lose(&mut self, offset: u64, tag: u32) {
         if offset > self.lost.0 {
             self.lost = (offset, tag);
@@ -83,7 +83,7 @@ impl Ring {
     pub(crate) fn reset(&mut self) {
         while self.pop().is_some() {}
         self.lost = (0, 0);
-        // A number that no entry has, so that cursors of the old log are told from those of the new.
+        // A number that no entry has, so that cursors of the old log are recognised.
         self.first += 1;
         self.began = self.first;
         self.joins = None;

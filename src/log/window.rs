@@ -1,7 +1,7 @@
 //! The tags of the latest records of all topics, by offset.
 //!
-//! A place is known when its record is one of them: only then is it certain that the log has not
-//! been rewritten under a client that names it.
+//! A position is known if its record is one of them: only then is it certain that the log has not
+//! been rewritten since a client received it.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ impl Window {
         }
     }
 
-    /// Notes the next record. Offsets that were passed over have no tags.
+    /// Records the next tag. Offsets that were skipped have no tags.
     pub(crate) fn push(&mut self, offset: u64, tag: u32) {
         let end = self.start + self.tags.len() as u64;
         let holes = offset.saturating_sub(end);

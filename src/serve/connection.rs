@@ -36,7 +36,7 @@ use super::{
     handoff::{Handoff, HandoffBody},
     in_flight::{Counted, Requests},
     io::Io,
-    settings::Settings,
+    settings::ServerSettings,
     shutdown::{Phase, Watcher},
 };
 use crate::BoxError;
@@ -55,7 +55,7 @@ pub struct PeerAddr<A>(pub A);
 /// What a connection needs, besides its socket.
 pub(super) struct Site<S, A> {
     pub(super) service: S,
-    pub(super) settings: Arc<Settings>,
+    pub(super) settings: Arc<ServerSettings>,
     /// Not what keeps them: a stream in one of them has this.
     pub(super) drivers: Weak<Drivers>,
     pub(super) addr: A,

@@ -50,11 +50,11 @@ pub trait Listener: Send + 'static {
 /// on Linux, where they inherit what is set on their listener.
 pub struct TcpListener {
     inner: tokio::net::TcpListener,
-    settings: Settings,
+    settings: SocketSettings,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Settings {
+struct SocketSettings {
     user_timeout: Option<Duration>,
     keep_alive: Option<Duration>,
     #[cfg(feature = "axum-serve")]
@@ -109,7 +109,7 @@ impl TcpListener {
         #[cfg(unix)]
         socket.set_reuseaddr(true)?;
         socket.bind(addr)?;
-        let settings = Settings::default();
+        let settings = SocketSettings::default();
         // Before anybody can connect: what waits to be accepted has inherited it already.
         settings.set(&SockRef::from(&socket));
         let inner = socket.listen(backlog)?;
@@ -182,14 +182,14 @@ impl TcpListener {
 /// sockets have what their listener had when they came.
 impl From<tokio::net::TcpListener> for TcpListener {
     fn from(inner: tokio::net::TcpListener) -> Self {
-        let settings = Settings::default();
+        let settings = SocketSettings::default();
         let listener = Self { inner, settings };
         listener.set_listener();
         listener
     }
 }
 
-impl Default for Settings {
+impl Default for SocketSettings {
     fn default() -> Self {
         Self {
             user_timeout: Some(Duration::from_secs(30)),
@@ -200,7 +200,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl SocketSettings {
     /// Sets what can be set. A socket without it serves as well, if not as fast; and one that fails
     /// here because its peer is gone already fails again when it is read.
     fn set(self, socket: &SockRef<'_>) {

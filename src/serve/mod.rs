@@ -127,7 +127,7 @@ use self::{
     backoff::Backoff,
     connection::Site,
     drivers::Drivers,
-    settings::Settings,
+    settings::ServerSettings,
     shutdown::{Phase, Shutdown},
 };
 use crate::{
@@ -143,7 +143,7 @@ pub fn serve<L, S>(listener: L, service: S) -> Serve<L, S> {
     Serve {
         listener,
         service,
-        settings: Settings::default(),
+        settings: ServerSettings::default(),
         signal: None,
         drain: None,
         shutdown_deadline: Duration::from_secs(30),
@@ -160,7 +160,7 @@ pub fn serve<L, S>(listener: L, service: S) -> Serve<L, S> {
 pub struct Serve<L, S> {
     listener: L,
     service: S,
-    settings: Settings,
+    settings: ServerSettings,
     signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     drain: Option<Drain>,
     shutdown_deadline: Duration,

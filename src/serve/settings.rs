@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct ServerSettings {
     pub(super) direct: bool,
     pub(super) header_read_timeout: Duration,
     pub(super) write_deadline: Option<Duration>,
@@ -11,7 +11,7 @@ pub(super) struct Settings {
     pub(super) http2_keep_alive: Option<Duration>,
 }
 
-impl Default for Settings {
+impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             direct: true,

@@ -7,6 +7,7 @@ use paths::connection_of;
 use tower_sse::{
     Broker, BrokerError, CloseReason, Event, SseConnection, SseLayer,
     broker::{BrokerErrorKind, Epoch, History, Outcome, Position},
+    connection::{SendError, TrySendError},
     event::{EventId, EventType},
     test_util::{EventReader, ReadError},
 };
@@ -32,9 +33,9 @@ async fn publish(broker: &Broker, topic: &str, texts: &[&str]) -> Position {
 /// What a client with these `Last-Event-ID` headers gets up to an event that is published then.
 async fn answer(broker: &Broker, values: &[&[u8]]) -> (Outcome, Vec<String>) {
     let (sse, mut events) = coming_with(values).await;
-    let resume = broker.subscribe(&sse, "a").await.unwrap();
-    let outcome = resume.outcome();
-    resume.live();
+    let subscription = broker.subscribe(&sse, "a").await.unwrap();
+    let outcome = subscription.outcome();
+    subscription.start();
     publish(broker, "a", &["end"]).await;
     let mut got = Vec::new();
     loop {
@@ -123,7 +124,7 @@ async fn unresumable_position_gets_a_gap() {
 async fn position_before_the_first_event_is_resumable() {
     let broker = Broker::in_memory();
     let (sse, mut events) = coming_with(&[]).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     events.event().await.unwrap();
     let event = events.event().await.unwrap();
     assert_eq!(
@@ -150,9 +151,9 @@ async fn id_from_another_users_stream_reveals_no_events() {
     publish(&broker, "user:b", &["b1"]).await;
     publish(&broker, "user:a", &["a2", "a3"]).await;
     let (sse, mut events) = coming_with(&[start.to_string().as_bytes()]).await;
-    let resume = broker.subscribe(&sse, "user:b").await.unwrap();
-    assert_eq!(resume.outcome(), Outcome::Exact);
-    resume.live();
+    let subscription = broker.subscribe(&sse, "user:b").await.unwrap();
+    assert_eq!(subscription.outcome(), Outcome::Exact);
+    subscription.start();
     publish(&broker, "user:a", &["a4"]).await;
     publish(&broker, "user:b", &["b2"]).await;
     events.event().await.unwrap();
@@ -171,8 +172,8 @@ async fn topic_names_have_no_special_characters() {
     ];
     for name in names {
         let (sse, mut events) = coming_with(&[]).await;
-        broker.subscribe(&sse, name).await.unwrap().live();
-        assert_eq!(broker.subscribers(name).unwrap(), 1, "{name:?}");
+        broker.subscribe(&sse, name).await.unwrap().start();
+        assert_eq!(broker.subscriber_count(name).unwrap(), 1, "{name:?}");
         for other in names {
             publish(
                 &broker,
@@ -205,16 +206,22 @@ async fn empty_or_overlong_topic_name_is_refused_everywhere() {
             broker.publish(name, Event::message("1")).await.unwrap_err(),
             broker.subscribe(&sse, ["good", name]).await.unwrap_err(),
             broker.unsubscribe(&sse, ["good", name]).unwrap_err(),
-            broker.subscribers(name).unwrap_err(),
+            broker.subscriber_count(name).unwrap_err(),
         ];
         for error in errors {
             assert_eq!(error.kind(), BrokerErrorKind::Topic);
-            let text = format!("topic name has {} bytes: it takes 1 to 256", name.len());
+            let text = format!(
+                "topic name has {} bytes: the limits are 1 and 256",
+                name.len()
+            );
             assert_eq!(error.to_string(), text);
         }
     }
     assert_eq!(
-        (broker.topics(), broker.subscribers("good").unwrap()),
+        (
+            broker.topic_count(),
+            broker.subscriber_count("good").unwrap()
+        ),
         (0, 0)
     );
     drop(sse);
@@ -228,7 +235,7 @@ async fn event_with_id_or_reserved_name_is_not_published() {
         .gap_event(EventType::from_static("lost"))
         .in_memory();
     let (sse, mut events) = coming_with(&[]).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     let bad = [
         Event::message("1").id(EventId::from_static("1")).unwrap(),
         Event::message("1").id(EventId::from_static("")).unwrap(),
@@ -270,13 +277,16 @@ async fn connection_with_other_event_ids_cannot_subscribe() {
     assert_eq!(events.event().await.unwrap().data, "goes on");
 
     let (sse, _events) = coming_with(&[]).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     let other = Broker::in_memory();
     let refused = kind(other.subscribe(&sse, "a").await);
     assert_eq!(refused, Some(BrokerErrorKind::Connection));
     other.unsubscribe(&sse, "a").unwrap();
-    assert_eq!(broker.subscribers("a").unwrap(), 1);
-    assert_eq!((other.subscribers("a").unwrap(), other.topics()), (0, 0));
+    assert_eq!(broker.subscriber_count("a").unwrap(), 1);
+    assert_eq!(
+        (other.subscriber_count("a").unwrap(), other.topic_count()),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,15 +295,22 @@ async fn subscribed_connection_returns_events_with_an_id() {
     let (sse, mut events) = coming_with(&[]).await;
     let with_id = || Event::message("x").id(EventId::from_static("7")).unwrap();
     sse.send(with_id()).await.unwrap();
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     let error = sse.send(with_id()).await.unwrap_err();
     assert_eq!(error.reason(), None);
+    assert!(matches!(error, SendError::HasId(_)));
     assert_eq!(
         format!("{:?}", error.into_event()),
         format!("{:?}", with_id())
     );
-    assert!(sse.try_send(with_id()).is_err());
-    assert!(sse.close_with(with_id()).is_err());
+    assert!(matches!(
+        sse.try_send(with_id()),
+        Err(TrySendError::Refused(SendError::HasId(_)))
+    ));
+    assert!(matches!(
+        sse.close_with(with_id()),
+        Err(SendError::HasId(_))
+    ));
     assert!(!sse.is_closed());
     sse.send(Event::message("without")).await.unwrap();
     let mut texts = Vec::new();
@@ -313,13 +330,16 @@ async fn a_closed_connection_is_not_subscribed() {
     drop(events);
 
     let (sse, events) = coming_with(&[]).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     drop(events);
-    assert_eq!((broker.subscribers("a").unwrap(), broker.topics()), (0, 0));
+    assert_eq!(
+        (broker.subscriber_count("a").unwrap(), broker.topic_count()),
+        (0, 0)
+    );
     let refused = kind(broker.subscribe(&sse, ["a", "b"]).await);
     assert_eq!(
         refused,
         Some(BrokerErrorKind::Closed(CloseReason::ClientGone))
     );
-    assert_eq!(broker.topics(), 0);
+    assert_eq!(broker.topic_count(), 0);
 }

@@ -37,9 +37,9 @@ async fn subscriber_gets_events_published_after_its_welcome() {
     let broker = Broker::in_memory();
     broker.publish("a", Event::message("before")).await.unwrap();
     let (sse, mut events) = connection_of(&layer(), Request::default()).await;
-    let resume = broker.subscribe(&sse, ["a", "b"]).await.unwrap();
-    assert_eq!(resume.outcome(), Outcome::Fresh);
-    resume.live();
+    let subscription = broker.subscribe(&sse, ["a", "b"]).await.unwrap();
+    assert_eq!(subscription.outcome(), Outcome::Fresh);
+    subscription.start();
     broker.publish("b", Event::message("1")).await.unwrap();
     broker.publish("a", Event::message("2")).await.unwrap();
     broker.publish("c", Event::message("3")).await.unwrap();
@@ -59,9 +59,9 @@ async fn resuming_client_gets_exactly_the_missed_events() {
     broker.publish("a", Event::message("2")).await.unwrap();
     broker.publish("b", Event::message("3")).await.unwrap();
     let (sse, mut events) = connection_of(&layer(), returning(&first.to_string())).await;
-    let resume = broker.subscribe(&sse, ["a", "b"]).await.unwrap();
-    assert!(resume.is_exact());
-    resume.live();
+    let subscription = broker.subscribe(&sse, ["a", "b"]).await.unwrap();
+    assert!(subscription.is_exact());
+    subscription.start();
     assert_eq!(texts(&mut events, 3).await[1..], ["message:2", "message:3"]);
     broker.publish("a", Event::message("4")).await.unwrap();
     assert_eq!(texts(&mut events, 1).await, ["message:4"]);
@@ -77,9 +77,9 @@ async fn client_at_an_evicted_position_gets_a_gap() {
         broker.publish("a", Event::message(text)).await.unwrap();
     }
     let (sse, mut events) = connection_of(&layer(), returning(&first.to_string())).await;
-    let resume = broker.subscribe(&sse, "a").await.unwrap();
-    assert_eq!(resume.outcome(), Outcome::Gap);
-    resume.live();
+    let subscription = broker.subscribe(&sse, "a").await.unwrap();
+    assert_eq!(subscription.outcome(), Outcome::Gap);
+    subscription.start();
     assert_eq!(
         texts(&mut events, 3).await[1..],
         [r#"gap:{"reason":"evicted","missed":null}"#, "position:{}"]
@@ -92,7 +92,7 @@ async fn lagging_subscriber_gets_a_gap_with_the_missed_count() {
         .history(History::default().events(2))
         .in_memory();
     let (sse, mut events) = connection_of(&layer(), Request::default()).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     for text in ["1", "2", "3", "4", "5"] {
         broker.publish("a", Event::message(text)).await.unwrap();
     }

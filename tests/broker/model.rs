@@ -10,7 +10,7 @@ use http::Request;
 use proptest::prelude::*;
 use tower_sse::{
     Broker, Event, SseConnection, SseLayer,
-    broker::{History, Outcome, Position, Resume},
+    broker::{History, Outcome, Position, Subscription},
     event::{Decoded, Decoder, MessageEvent},
     test_util::EventReader,
 };
@@ -114,7 +114,7 @@ struct Client {
 /// A client's connection, and what it has to get.
 struct Stream {
     sse: SseConnection,
-    resume: Option<Resume>,
+    subscription: Option<Subscription>,
     reader: EventReader,
     decoder: Decoder,
     /// What has been taken from the body, and checked, and not been read by the client yet.
@@ -142,7 +142,7 @@ impl Stream {
     fn take(&mut self, log: &Log, topics: &BTreeSet<usize>, wanted: usize) {
         while self.taken.len() < wanted {
             // What has fallen out of the rings is lost at this moment, to be told first.
-            let is_live = self.resume.is_none();
+            let is_live = self.subscription.is_none();
             let mut missed = 0;
             if is_live {
                 let before = self.events.len();
@@ -240,8 +240,8 @@ impl Stream {
     }
 
     fn go_live(&mut self) {
-        if let Some(resume) = self.resume.take() {
-            resume.live();
+        if let Some(subscription) = self.subscription.take() {
+            subscription.start();
         }
     }
 }
@@ -320,7 +320,7 @@ impl World {
             Step::Subscribe { client, topic } => {
                 let client = &mut self.clients[client];
                 // Before that its place would count.
-                let is_live = |it: &&Stream| it.resume.is_none();
+                let is_live = |it: &&Stream| it.subscription.is_none();
                 if let Some(stream) = client.stream.as_ref().filter(is_live) {
                     let added = self.broker.subscribe(&stream.sse, TOPICS[topic]).await;
                     assert_eq!(added.unwrap().outcome(), Outcome::Fresh);
@@ -350,7 +350,7 @@ impl World {
         let request = request.body(()).unwrap();
         let (sse, reader) = connection_untouched(&SseLayer::any_path(), request).await;
         let names: Vec<_> = client.topics.iter().map(|topic| TOPICS[*topic]).collect();
-        let resume = self.broker.subscribe(&sse, names).await.unwrap();
+        let subscription = self.broker.subscribe(&sse, names).await.unwrap();
 
         let head = self.log.head();
         let id = client.last_id.as_ref();
@@ -366,7 +366,7 @@ impl World {
             Some(place) if is_kept(place) => Outcome::Exact,
             Some(_) => Outcome::Gap,
         };
-        assert_eq!(resume.outcome(), outcome);
+        assert_eq!(subscription.outcome(), outcome);
         let mut first = VecDeque::from([Expected::Welcome]);
         for number in 0..snapshot {
             let event = Event::new("snapshot", number.to_string()).unwrap();
@@ -380,7 +380,7 @@ impl World {
         };
         client.stream = Some(Stream {
             sse,
-            resume: Some(resume),
+            subscription: Some(subscription),
             reader,
             decoder: Decoder::new(),
             taken: VecDeque::new(),

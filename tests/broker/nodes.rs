@@ -123,7 +123,7 @@ async fn event_published_on_one_node_reaches_another() {
     let log = Memory::new();
     let (here, there) = (Broker::new(log.clone()), Broker::new(log));
     let (sse, mut events) = connect(None).await;
-    here.subscribe(&sse, "a").await.unwrap().live();
+    here.subscribe(&sse, "a").await.unwrap().start();
     assert_eq!(next(&mut events, 1).await, ["position:{}"]);
     let reading = tokio::spawn(async move { next(&mut events, 3).await });
     tokio::task::yield_now().await;
@@ -144,9 +144,9 @@ async fn client_resumes_on_another_node_without_loss() {
         let new = Broker::new(log.clone());
         for node in nodes.iter().chain([&new]) {
             let (sse, mut events) = connect(Some(&place)).await;
-            let resume = node.subscribe(&sse, "a").await.unwrap();
-            assert_eq!(resume.decided().await, Outcome::Exact);
-            resume.live();
+            let subscription = node.subscribe(&sse, "a").await.unwrap();
+            assert_eq!(subscription.resolved().await, Outcome::Exact);
+            subscription.start();
             assert_eq!(next(&mut events, 1).await, [number.to_string()]);
             assert!(events.event().now_or_never().is_none());
         }
@@ -161,7 +161,7 @@ async fn client_ahead_of_lagging_node_waits_for_catch_up() {
     let (ahead, behind) = (Broker::new(log), Broker::new(remote.clone()));
     publish(&ahead, "1").await;
     let (sse, _events) = connect(None).await;
-    behind.subscribe(&sse, "a").await.unwrap().decided().await;
+    behind.subscribe(&sse, "a").await.unwrap().resolved().await;
     // Out of reach while more is published.
     remote.set_fails(true);
     tokio::task::yield_now().await;
@@ -169,9 +169,9 @@ async fn client_ahead_of_lagging_node_waits_for_catch_up() {
     publish(&ahead, "3").await;
     remote.set_fails(false);
     let (sse, mut events) = connect(Some(&place)).await;
-    let resume = behind.subscribe(&sse, "a").await.unwrap();
-    assert_eq!(resume.outcome(), Outcome::Exact);
-    resume.live();
+    let subscription = behind.subscribe(&sse, "a").await.unwrap();
+    assert_eq!(subscription.outcome(), Outcome::Exact);
+    subscription.start();
     assert_eq!(next(&mut events, 1).await, ["3"]);
 }
 
@@ -195,11 +195,11 @@ async fn streams_open_before_the_log_is_read() {
     for (id, outcome, expected) in cases {
         let (sse, events) = connect(id).await;
         let mut events = events.time_limit(Duration::from_secs(60));
-        let resume = broker.subscribe(&sse, "a").await.unwrap();
-        assert_eq!(resume.outcome(), Outcome::Pending);
-        let decided = tokio::spawn(async move {
-            let outcome = resume.decided().await;
-            resume.live();
+        let subscription = broker.subscribe(&sse, "a").await.unwrap();
+        assert_eq!(subscription.outcome(), Outcome::Pending);
+        let resolved = tokio::spawn(async move {
+            let outcome = subscription.resolved().await;
+            subscription.start();
             outcome
         });
         assert_eq!(events.event().await.unwrap().event_type, "welcome");
@@ -207,11 +207,11 @@ async fn streams_open_before_the_log_is_read() {
             matches!(events.decoded().await, Ok(Decoded::Comment(_))),
             "a heartbeat"
         );
-        clients.push((sse, events, decided, outcome, expected));
+        clients.push((sse, events, resolved, outcome, expected));
     }
     remote.set_answers(true);
-    for (_, _, decided, outcome, _) in &mut clients {
-        assert_eq!(decided.await.unwrap(), *outcome);
+    for (_, _, resolved, outcome, _) in &mut clients {
+        assert_eq!(resolved.await.unwrap(), *outcome);
     }
     publish(&broker, "3").await;
     for (_, events, _, _, expected) in &mut clients {
@@ -227,7 +227,7 @@ async fn live_pending_subscription_resumes_once_log_is_read() {
     remote.set_answers(false);
     let broker = Broker::new(remote.clone());
     let (sse, mut events) = connect(Some(&place)).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     let reading = tokio::spawn(async move { next(&mut events, 1).await });
     sleep(Duration::from_secs(3)).await;
     remote.set_answers(true);
@@ -241,7 +241,7 @@ async fn live_pending_subscription_gets_its_position() {
     remote.set_answers(false);
     let broker = Broker::new(remote.clone());
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     assert_eq!(events.event().await.unwrap().event_type, "welcome");
     remote.set_answers(true);
     assert_eq!(next(&mut events, 1).await, ["position:{}"]);
@@ -254,7 +254,7 @@ async fn log_outage_causes_no_gap_and_no_duplicate() {
     let remote = Remote::new(&log);
     let broker = Broker::new(remote.clone());
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     publish(&broker, "1").await;
     assert_eq!(next(&mut events, 2).await, ["position:{}", "1"]);
     remote.set_fails(true);
@@ -280,9 +280,9 @@ async fn replaced_log_gives_every_live_subscriber_a_gap() {
     let remote = Remote::new(&Memory::new());
     let broker = Broker::new(remote.clone());
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     let (quiet, mut quiet_events) = connect(None).await;
-    broker.subscribe(&quiet, "quiet").await.unwrap().live();
+    broker.subscribe(&quiet, "quiet").await.unwrap().start();
     for text in ["1", "2", "3"] {
         publish(&broker, text).await;
     }
@@ -300,9 +300,9 @@ async fn replaced_log_gives_every_live_subscriber_a_gap() {
     assert_eq!(events.last_event_id(), new.to_string());
     // And to those who come back.
     let (sse, mut events) = connect(Some(&old)).await;
-    let resume = broker.subscribe(&sse, "a").await.unwrap();
-    assert_eq!(resume.decided().await, Outcome::Gap);
-    resume.live();
+    let subscription = broker.subscribe(&sse, "a").await.unwrap();
+    assert_eq!(subscription.resolved().await, Outcome::Gap);
+    subscription.start();
     let gap = r#"gap:{"reason":"other_log","missed":null}"#;
     assert_eq!(next(&mut events, 2).await, [gap, "position:{}"]);
 }
@@ -313,7 +313,7 @@ async fn slow_append_does_not_delay_events_of_others() {
     let remote = Remote::new(&log);
     let broker = Broker::new(remote.clone());
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     assert_eq!(next(&mut events, 1).await, ["position:{}"]);
     remote.set_answers(false);
     let slow = broker.clone();

@@ -12,9 +12,9 @@ use tower_sse::{
     Broker, SseConnection, SseLayer,
     backplane::{
         AppendError, AppendErrorKind, Backplane, BoxFuture, Read, ReadError, Record, RecordStream,
-        Start, TopicName,
+        Start,
     },
-    broker::{Epoch, Outcome, Position},
+    broker::{Epoch, Outcome, Position, TopicName},
     test_util::EventReader,
 };
 
@@ -54,9 +54,9 @@ async fn broker() -> (Broker, Script, mpsc::Receiver<(Start, Reads)>, Reads) {
     let script = Script { head, opened };
     let broker = Broker::new(script.clone());
     let (sse, _events) = connect(None).await;
-    let resume = broker.subscribe(&sse, "nothing").await.unwrap();
+    let subscription = broker.subscribe(&sse, "nothing").await.unwrap();
     let (_, reads) = openings.recv().await.unwrap();
-    assert_eq!(resume.decided().await, Outcome::Fresh);
+    assert_eq!(subscription.resolved().await, Outcome::Fresh);
     (broker, script, openings, reads)
 }
 
@@ -70,7 +70,7 @@ async fn connect(id: Option<Position>) -> (SseConnection, EventReader) {
 
 async fn subscribed(broker: &Broker, topic: &str) -> (SseConnection, EventReader) {
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, topic).await.unwrap().live();
+    broker.subscribe(&sse, topic).await.unwrap().start();
     assert_eq!(next(&mut events, 1).await, ["position:{}"]);
     (sse, events)
 }
@@ -176,8 +176,8 @@ async fn unreadable_record_is_a_gap_for_its_topic_only() {
         ("b", 2, Outcome::Exact),
     ] {
         let (sse, _events) = connect(Some(place(from))).await;
-        let resume = broker.subscribe(&sse, name).await.unwrap();
-        assert_eq!(resume.outcome(), expected, "{name} from {from}");
+        let subscription = broker.subscribe(&sse, name).await.unwrap();
+        assert_eq!(subscription.outcome(), expected, "{name} from {from}");
     }
 }
 
@@ -194,8 +194,8 @@ async fn unreadable_record_without_topic_is_a_gap_for_all() {
     assert_eq!(next(&mut a, 1).await, [gap("lost", "null")]);
     for (from, expected) in [(1, Outcome::Gap), (2, Outcome::Exact)] {
         let (sse, _events) = connect(Some(place(from))).await;
-        let resume = broker.subscribe(&sse, "quiet").await.unwrap();
-        assert_eq!(resume.outcome(), expected, "from {from}");
+        let subscription = broker.subscribe(&sse, "quiet").await.unwrap();
+        assert_eq!(subscription.outcome(), expected, "from {from}");
     }
 }
 
@@ -252,8 +252,8 @@ async fn rewritten_log_is_a_gap_and_is_not_replayed_to_live() {
         (place(2), Outcome::Exact),
     ] {
         let (sse, _events) = connect(Some(place)).await;
-        let resume = broker.subscribe(&sse, "a").await.unwrap();
-        assert_eq!(resume.decided().await, expected, "{place}");
+        let subscription = broker.subscribe(&sse, "a").await.unwrap();
+        assert_eq!(subscription.resolved().await, expected, "{place}");
     }
 }
 
@@ -307,7 +307,7 @@ async fn start_waits_for_the_head_of_the_log_being_read() {
     let head = Arc::new(Mutex::new(Position::new(EPOCH, 10, 10)));
     let broker = Broker::new(TakenOver(Script { head, opened }));
     let (sse, _events) = connect(Some(Position::new(EPOCH, 2, 2))).await;
-    let resume = broker.subscribe(&sse, "a").await.unwrap();
+    let subscription = broker.subscribe(&sse, "a").await.unwrap();
     let (_, reads) = openings.recv().await.unwrap();
     for offset in 1..=3 {
         let record = Record::new("a".try_into().unwrap(), "data: x\n");
@@ -315,8 +315,8 @@ async fn start_waits_for_the_head_of_the_log_being_read() {
         reads.send(Ok(Read::Record(place, record))).await.unwrap();
     }
     let limit = std::time::Duration::from_secs(60);
-    let decided = tokio::time::timeout(limit, resume.decided()).await;
-    assert_eq!(decided.unwrap(), Outcome::Exact);
+    let resolved = tokio::time::timeout(limit, subscription.resolved()).await;
+    assert_eq!(resolved.unwrap(), Outcome::Exact);
 }
 
 /// A log that is away, comes back as another one, and notes when it was asked.
@@ -357,8 +357,8 @@ async fn replaced_log_is_reopened_without_delay_once() {
     let log = Replaced(Script { head, opened }, Mutex::new(errors), asked);
     let broker = Broker::new(log);
     let (sse, _events) = connect(None).await;
-    let resume = broker.subscribe(&sse, "a").await.unwrap();
-    assert_eq!(resume.decided().await, Outcome::Fresh);
+    let subscription = broker.subscribe(&sse, "a").await.unwrap();
+    assert_eq!(subscription.resolved().await, Outcome::Fresh);
     let mut rests = Vec::new();
     let mut last = times.recv().await.unwrap();
     while let Ok(time) = times.try_recv() {

@@ -125,7 +125,7 @@ async fn client_of_forgotten_records_gets_a_gap_on_any_node() {
     let log = Forgetful::default();
     let broker = Broker::new(log.clone());
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     let kept = publish(&broker, "a", "kept").await;
     publish(&broker, "a", "forgotten").await;
     let seen = next(&mut events, 3).await[2].1.clone();
@@ -139,16 +139,16 @@ async fn client_of_forgotten_records_gets_a_gap_on_any_node() {
     let nodes = [broker, written, Broker::new(log)];
     for node in &nodes {
         let (sse, mut events) = connect(Some(&seen)).await;
-        let resume = node.subscribe(&sse, "a").await.unwrap();
-        assert_eq!(resume.decided().await, Outcome::Gap);
-        resume.live();
+        let subscription = node.subscribe(&sse, "a").await.unwrap();
+        assert_eq!(subscription.resolved().await, Outcome::Gap);
+        subscription.start();
         let gap = r#"gap:{"reason":"unknown_position","missed":null}"#;
         assert_eq!(next(&mut events, 1).await[0].0, gap);
         // Whoever saw no more than what was kept, goes on.
         let (sse, mut events) = connect(Some(&kept.to_string())).await;
-        let resume = node.subscribe(&sse, "a").await.unwrap();
-        assert_eq!(resume.decided().await, Outcome::Exact);
-        resume.live();
+        let subscription = node.subscribe(&sse, "a").await.unwrap();
+        assert_eq!(subscription.resolved().await, Outcome::Exact);
+        subscription.start();
         let expected = ("written over".to_owned(), second.to_string());
         assert_eq!(next(&mut events, 1).await, [expected]);
     }
@@ -162,7 +162,7 @@ async fn live_connection_gets_ids_of_the_rewritten_log() {
     publish(&broker, "b", "2").await;
     publish(&broker, "b", "3").await;
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     let place = next(&mut events, 1).await.remove(0).1;
     // Replayed: without ids of their own.
     broker
@@ -170,7 +170,7 @@ async fn live_connection_gets_ids_of_the_rewritten_log() {
         .from(&start)
         .await
         .unwrap()
-        .live();
+        .start();
     let replayed = ["2", "3"].map(|text| (text.to_owned(), place.clone()));
     assert_eq!(next(&mut events, 2).await, replayed);
 

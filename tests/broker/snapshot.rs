@@ -14,6 +14,7 @@ use tower_sse::{
     Broker, Event, SseConnection, SseLayer,
     broker::{History, Outcome, Position},
     event::MessageEvent,
+    layer::Welcome,
     test_util::EventReader,
 };
 
@@ -85,7 +86,7 @@ async fn welcome_carries_the_position_if_nothing_was_sent() {
     let to = broker.clone();
     let mut events = answered(layer(), None, move |sse| {
         let broker = to.clone();
-        async move { broker.subscribe(&sse, "a").await.unwrap().live() }
+        async move { broker.subscribe(&sse, "a").await.unwrap().start() }
     })
     .await;
     publish(&broker, "a", "2").await;
@@ -103,14 +104,14 @@ async fn snapshot_precedes_position_and_concurrent_events() {
     let mut events = answered(layer(), None, move |sse| {
         let broker = to.clone();
         async move {
-            let resume = broker.subscribe(&sse, "a").await.unwrap();
+            let subscription = broker.subscribe(&sse, "a").await.unwrap();
             for number in ["2", "3", "4"] {
                 publish(&broker, "a", number).await;
                 sse.send(Event::new("snapshot", number).unwrap())
                     .await
                     .unwrap();
             }
-            resume.live();
+            subscription.start();
             publish(&broker, "a", "5").await;
         }
     })
@@ -138,10 +139,10 @@ async fn welcome_of_exact_resume_repeats_the_client_position() {
     let mut events = answered(layer(), Some(&place), move |sse| {
         let broker = to.clone();
         async move {
-            let resume = broker.subscribe(&sse, "a").await.unwrap();
-            assert!(resume.is_exact());
+            let subscription = broker.subscribe(&sse, "a").await.unwrap();
+            assert!(subscription.is_exact());
             sse.send(Event::message("sent")).await.unwrap();
-            resume.live();
+            subscription.start();
         }
     })
     .await;
@@ -163,7 +164,7 @@ async fn gap_is_sent_before_the_new_position() {
     let to = broker.clone();
     let mut events = answered(layer(), Some(&place), move |sse| {
         let broker = to.clone();
-        async move { broker.subscribe(&sse, "a").await.unwrap().live() }
+        async move { broker.subscribe(&sse, "a").await.unwrap().start() }
     })
     .await;
     // A client that is cut after the welcome comes back as it came, and is told.
@@ -184,14 +185,14 @@ async fn client_resumes_only_after_receiving_its_position() {
     for taken in [2, 1, 3, 1] {
         let came_with = Some(&*id).filter(|id| !id.is_empty());
         let (sse, mut events) = connection_of(&layer(), request(came_with)).await;
-        let resume = broker.subscribe(&sse, "a").await.unwrap();
-        outcomes.push(resume.outcome());
-        if !resume.is_exact() {
+        let subscription = broker.subscribe(&sse, "a").await.unwrap();
+        outcomes.push(subscription.outcome());
+        if !subscription.is_exact() {
             sse.send(Event::new("snapshot", "1").unwrap())
                 .await
                 .unwrap();
         }
-        resume.live();
+        subscription.start();
         // What comes in one frame may still be cut between its events.
         for _ in 0..taken {
             let event = events.event().await.unwrap();
@@ -243,7 +244,7 @@ async fn subscription_kept_after_the_response_delays_events() {
         tokio::task::yield_now().await;
         let other_task = tokio::spawn(async move {
             if goes_live {
-                second.live();
+                second.start();
             }
         });
         other_task.await.unwrap();
@@ -260,9 +261,9 @@ async fn subscription_kept_after_the_response_delays_events() {
 async fn without_welcome_the_position_is_its_own_event() {
     let broker = Broker::in_memory();
     let to = broker.clone();
-    let mut events = answered(layer().without_welcome(), None, move |sse| {
+    let mut events = answered(layer().welcome(None), None, move |sse| {
         let broker = to.clone();
-        async move { broker.subscribe(&sse, "a").await.unwrap().live() }
+        async move { broker.subscribe(&sse, "a").await.unwrap().start() }
     })
     .await;
     publish(&broker, "a", "1").await;
@@ -272,8 +273,8 @@ async fn without_welcome_the_position_is_its_own_event() {
 
 #[tokio::test(start_paused = true)]
 async fn custom_welcome_carries_the_position_if_it_has_data() {
-    type Welcome = fn(&SseConnection) -> Event;
-    let welcomes: [(Welcome, _); 2] = [
+    type WelcomeFn = fn(&SseConnection) -> Event;
+    let welcomes: [(WelcomeFn, _); 2] = [
         (
             |_| Event::new("hello", "you").unwrap(),
             vec![event("hello", "you", 0)],
@@ -286,9 +287,9 @@ async fn custom_welcome_carries_the_position_if_it_has_data() {
     ];
     for (welcome, expected) in welcomes {
         let broker = Broker::in_memory();
-        let mut events = answered(layer().welcome(welcome), None, move |sse| {
+        let mut events = answered(layer().welcome(Welcome::new(welcome)), None, move |sse| {
             let broker = broker.clone();
-            async move { broker.subscribe(&sse, "a").await.unwrap().live() }
+            async move { broker.subscribe(&sse, "a").await.unwrap().start() }
         })
         .await;
         assert_eq!(next(&mut events, 1).await, expected);
@@ -307,8 +308,8 @@ async fn last_event_id_is_read_from_the_query() {
         let uri = format!("/?x=1&lastEventId={place}");
         let request = Request::get(uri).body(()).unwrap();
         let (sse, _events) = connection_of(&layer, request).await;
-        let resume = broker.subscribe(&sse, "a").await.unwrap();
-        assert_eq!(resume.outcome(), expected);
+        let subscription = broker.subscribe(&sse, "a").await.unwrap();
+        assert_eq!(subscription.outcome(), expected);
     }
 }
 
@@ -330,8 +331,8 @@ async fn server_position_does_not_replace_the_client_position() {
                     if !is_client_first {
                         let _ = broker.subscribe(&sse, "b").from(&start).await.unwrap();
                     }
-                    let resume = broker.subscribe(&sse, "a").await.unwrap();
-                    assert!(resume.is_exact());
+                    let subscription = broker.subscribe(&sse, "a").await.unwrap();
+                    assert!(subscription.is_exact());
                     if sends_between {
                         sse.send(Event::message("sent")).await.unwrap();
                         tokio::task::yield_now().await;
@@ -339,7 +340,7 @@ async fn server_position_does_not_replace_the_client_position() {
                     if is_client_first {
                         let _ = broker.subscribe(&sse, "b").from(&start).await.unwrap();
                     }
-                    resume.live();
+                    subscription.start();
                 }
             });
             let mut got = next(&mut events.await, if sends_between { 5 } else { 4 }).await;

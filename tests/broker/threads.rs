@@ -41,7 +41,7 @@ async fn connect(place: &str) -> (SseConnection, EventReader) {
         request = request.header("last-event-id", place);
     }
     // Heartbeats, and the reader's own time limit, would poll a body that nobody has woken.
-    let layer = SseLayer::any_path().without_keep_alive();
+    let layer = SseLayer::any_path().keep_alive(None);
     let (sse, events) = connection_of(&layer, request.body(()).unwrap()).await;
     (sse, events.time_limit(10 * LIMIT))
 }
@@ -59,11 +59,11 @@ async fn read_all(broker: Broker, stay: usize, ready: Arc<Barrier>) -> Vec<(u64,
     let mut place = String::new();
     loop {
         let (sse, mut events) = connect(&place).await;
-        let resume = broker.subscribe(&sse, TOPICS).await.unwrap();
+        let subscription = broker.subscribe(&sse, TOPICS).await.unwrap();
         let is_first = place.is_empty();
         let expected = [Outcome::Exact, Outcome::Fresh][usize::from(is_first)];
-        assert_eq!(resume.outcome(), expected);
-        resume.live();
+        assert_eq!(subscription.outcome(), expected);
+        subscription.start();
         if is_first {
             ready.wait().await;
         }
@@ -139,7 +139,7 @@ async fn sleeping_body_is_woken_for_each_event() {
     let rounds = tokio::spawn(async {
         let broker = Broker::in_memory();
         let (sse, mut events) = connect("").await;
-        broker.subscribe(&sse, TOPICS).await.unwrap().live();
+        broker.subscribe(&sse, TOPICS).await.unwrap().start();
         for round in 0..2_000 {
             let mut publishers = JoinSet::new();
             for topic in TOPICS {
@@ -192,12 +192,12 @@ fn event_published_outside_a_runtime_is_delivered() {
         publish_outside(&broker, "nobody is there");
         let (sse, mut events) = runtime.block_on(connect(""));
         let subscribing = broker.subscribe(&sse, "a").into_future();
-        let resume = if is_subscribed_inside {
+        let subscription = if is_subscribed_inside {
             runtime.block_on(subscribing)
         } else {
             subscribing.now_or_never().expect("no waiting")
         };
-        resume.unwrap().live();
+        subscription.unwrap().start();
         let reader = runtime.spawn(async move {
             let mut seen = Vec::new();
             for _ in 0..100 {
@@ -224,14 +224,14 @@ fn broker_outlives_its_first_runtime() {
     let broker = Broker::in_memory();
     let place = new_runtime().block_on(async {
         let (sse, _events) = connect("").await;
-        broker.subscribe(&sse, "a").await.unwrap().live();
+        broker.subscribe(&sse, "a").await.unwrap().start();
         broker.publish("a", Event::message("1")).await.unwrap()
     });
     new_runtime().block_on(async {
         let (sse, mut events) = connect(&place.to_string()).await;
-        let resume = broker.subscribe(&sse, "a").await.unwrap();
-        assert!(resume.is_exact());
-        resume.live();
+        let subscription = broker.subscribe(&sse, "a").await.unwrap();
+        assert!(subscription.is_exact());
+        subscription.start();
         broker.publish("a", Event::message("2")).await.unwrap();
         assert_eq!(next_message(&mut events).await, "2");
     });
@@ -249,7 +249,7 @@ fn event_published_during_runtime_shutdown_is_delivered() {
             .unwrap();
         let (sse, mut events) = reading.block_on(connect(""));
         let subscribing = broker.subscribe(&sse, "a").into_future();
-        reading.block_on(subscribing).unwrap().live();
+        reading.block_on(subscribing).unwrap().start();
         let reader = reading.spawn(async move {
             let first = next_message(&mut events).await;
             // The broker's task may have been reading when it was published: it can come yet.
@@ -270,7 +270,7 @@ async fn subscribers_outlive_the_last_broker_handle() {
     let log = Memory::new();
     let broker = Broker::new(log.clone());
     let (sse, mut events) = connect("").await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     drop(broker);
     let other = Broker::new(log);
     other.publish("a", Event::message("1")).await.unwrap();
@@ -299,7 +299,7 @@ async fn stuck_publisher_does_not_delay_events_of_others() {
     let log = Memory::new();
     let stuck = Broker::new(Stalled(log.clone()));
     let (sse, mut events) = connect("").await;
-    stuck.subscribe(&sse, "a").await.unwrap().live();
+    stuck.subscribe(&sse, "a").await.unwrap().start();
     let other = Broker::new(log);
     other.publish("a", Event::message("0")).await.unwrap();
     assert_eq!(next_message(&mut events).await, "0");
@@ -373,10 +373,10 @@ fn publisher_outside_a_task_stops_reading() {
             broker.publish("a", Event::message("x")).await.unwrap();
             release.send(()).unwrap();
             let (sse, mut events) = connect(&place(1).to_string()).await;
-            let resume = broker.subscribe(&sse, "a").await.unwrap();
-            let decided = timeout(LIMIT, resume.decided()).await;
-            assert_eq!(decided.unwrap(), Outcome::Exact);
-            resume.live();
+            let subscription = broker.subscribe(&sse, "a").await.unwrap();
+            let resolved = timeout(LIMIT, subscription.resolved()).await;
+            assert_eq!(resolved.unwrap(), Outcome::Exact);
+            subscription.start();
             for number in 1..RECORDS {
                 let event = events.event().await.unwrap();
                 if number > 1 {

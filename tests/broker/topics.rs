@@ -3,6 +3,7 @@
 use super::paths;
 use paths::connection_of;
 use std::time::Duration;
+use support::Held;
 
 use futures_util::FutureExt;
 use http::Request;
@@ -60,7 +61,7 @@ async fn quiet_topic_resumes_after_busy_topic_wraps_the_window() {
     let broker = Broker::builder().history(history).window(16).in_memory();
     let quiet = publish(&broker, "quiet", "1").await;
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "quiet").await.unwrap().live();
+    broker.subscribe(&sse, "quiet").await.unwrap().start();
     assert_eq!(ready(&mut events), ["position"]);
     let mut positions = Vec::new();
     for number in 0..100 {
@@ -80,7 +81,7 @@ async fn quiet_topic_resumes_after_busy_topic_wraps_the_window() {
 async fn sleeping_reader_of_quiet_topic_gets_a_position() {
     let broker = Broker::builder().window(16).in_memory();
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "quiet").await.unwrap().live();
+    broker.subscribe(&sse, "quiet").await.unwrap().start();
     assert_eq!(ready(&mut events), ["position"]);
     let reading = tokio::spawn(async move { events.event().await.map(|it| it.event_type) });
     tokio::task::yield_now().await;
@@ -99,17 +100,17 @@ async fn topic_added_to_a_live_connection_starts_fresh() {
     let first = publish(&broker, "b", "old").await;
     let request = Request::get("/").header("last-event-id", first.to_string());
     let (sse, mut events) = connection_of(&layer, request.body(()).unwrap()).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     publish(&broker, "b", "still old").await;
-    let found = layer.connections().get(&sse.uuid()).unwrap();
+    let found = layer.registered().get(&sse.uuid()).unwrap();
     // The place that the client came with is long past.
     let added = broker.subscribe(&found, ["a", "b"]).await.unwrap();
     assert_eq!(added.outcome(), Outcome::Fresh);
     publish(&broker, "b", "1").await;
     publish(&broker, "a", "2").await;
     assert_eq!(ready(&mut events), ["1", "2"]);
-    assert_eq!(broker.subscribers("a").unwrap(), 1);
-    assert_eq!(broker.subscribers("b").unwrap(), 1);
+    assert_eq!(broker.subscriber_count("a").unwrap(), 1);
+    assert_eq!(broker.subscriber_count("b").unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,7 +120,7 @@ async fn events_replayed_on_a_live_connection_carry_no_ids() {
     publish(&broker, "b", "2").await;
     let place = publish(&broker, "b", "3").await;
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     assert_eq!(ready(&mut events), ["position"]);
     let added = broker.subscribe(&sse, "b").from(&start).await.unwrap();
     assert_eq!(added.outcome(), Outcome::Exact);
@@ -143,9 +144,9 @@ async fn without_replay_only_new_events_are_delivered() {
     let start = publish(&broker, "a", "1").await;
     publish(&broker, "a", "2").await;
     let (sse, mut events) = connect(Some(&start)).await;
-    let resume = broker.subscribe(&sse, "a").without_replay().await.unwrap();
-    assert_eq!(resume.outcome(), Outcome::Fresh);
-    resume.live();
+    let subscription = broker.subscribe(&sse, "a").without_replay().await.unwrap();
+    assert_eq!(subscription.outcome(), Outcome::Fresh);
+    subscription.start();
     publish(&broker, "a", "3").await;
     assert_eq!(ready(&mut events), ["position", "3"]);
 }
@@ -155,18 +156,18 @@ async fn stream_ends_without_topics_and_handles() {
     let layer = SseLayer::any_path();
     let broker = Broker::in_memory();
     let (sse, mut events) = connection_of(&layer, Request::default()).await;
-    broker.subscribe(&sse, ["a", "b"]).await.unwrap().live();
+    broker.subscribe(&sse, ["a", "b"]).await.unwrap().start();
     let uuid = sse.uuid();
     drop(sse);
-    let found = || layer.connections().get(&uuid).unwrap();
+    let found = || layer.registered().get(&uuid).unwrap();
     broker.unsubscribe(&found(), ["a", "never had"]).unwrap();
     publish(&broker, "a", "1").await;
     publish(&broker, "b", "2").await;
     assert_eq!(ready(&mut events), ["position", "2"]);
     broker.unsubscribe(&found(), "b").unwrap();
     events.end().await.unwrap();
-    assert_eq!(broker.subscribers("b").unwrap(), 0);
-    assert!(layer.connections().is_empty());
+    assert_eq!(broker.subscriber_count("b").unwrap(), 0);
+    assert_eq!(layer.registered().held(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +178,7 @@ async fn control_events_use_the_configured_names() {
         .position_event(EventType::from_static("place"))
         .in_memory();
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     publish(&broker, "a", "1").await;
     publish(&broker, "a", "2").await;
     let gap = r#"lost:{"reason":"lagged","missed":1}"#;
@@ -192,7 +193,7 @@ async fn stopped_reader_does_not_delay_others_and_gets_a_gap() {
     let mut readers = Vec::new();
     for _ in 0..100 {
         let (sse, mut events) = connect(None).await;
-        broker.subscribe(&sse, ["a", "b"]).await.unwrap().live();
+        broker.subscribe(&sse, ["a", "b"]).await.unwrap().start();
         assert_eq!(ready(&mut events), ["position"]);
         readers.push((sse, events));
     }
@@ -216,7 +217,7 @@ async fn slow_consumer_is_disconnected_even_without_reading() {
     let broker = builder.slow_consumer(SlowConsumer::Disconnect).in_memory();
     for reads in [true, false] {
         let (sse, mut events) = connect(None).await;
-        broker.subscribe(&sse, "a").await.unwrap().live();
+        broker.subscribe(&sse, "a").await.unwrap().start();
         assert_eq!(ready(&mut events), ["position"]);
         publish(&broker, "a", "1").await;
         publish(&broker, "a", "2").await;
@@ -237,7 +238,7 @@ async fn slow_consumer_is_disconnected_even_without_reading() {
         assert!(visited.is_ok(), "nobody has looked at it");
         drop(events);
         assert_eq!(sse.closed().await, CloseReason::SlowConsumer);
-        assert_eq!(broker.subscribers("a").unwrap(), 0);
+        assert_eq!(broker.subscriber_count("a").unwrap(), 0);
     }
 }
 
@@ -301,7 +302,7 @@ async fn topics_without_events_use_no_history() {
     let broker = Broker::builder().max_bytes(64 * 1024).in_memory();
     let (sse, _events) = connect(None).await;
     let names: Vec<_> = (0..1000).map(|user| format!("user:{user}")).collect();
-    broker.subscribe(&sse, names).await.unwrap().live();
+    broker.subscribe(&sse, names).await.unwrap().start();
     let first = publish(&broker, "a", "1").await;
     for text in ["2", "3", "4"] {
         publish(&broker, "a", text).await;
@@ -321,12 +322,12 @@ async fn topics_are_removed_once_their_history_expires() {
             .subscribe(&sse, format!("read:{number}"))
             .await
             .unwrap()
-            .live();
+            .start();
         drop((sse, events));
     }
-    assert_eq!(broker.topics(), 5001);
+    assert_eq!(broker.topic_count(), 5001);
     tokio::time::sleep(Duration::from_secs(11)).await;
-    assert_eq!(broker.topics(), 0);
+    assert_eq!(broker.topic_count(), 0);
     // Forgotten, and yet nothing is passed over in silence.
     assert_eq!(outcome(&broker, "once:7", &first).await, Outcome::Gap);
 }
@@ -337,7 +338,7 @@ async fn topics_are_removed_once_their_history_expires() {
 async fn outbox_and_topics_share_frames_fairly() {
     let broker = Broker::in_memory();
     let (sse, mut events) = connect(None).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     let text = "x".repeat(10_000);
     for _ in 0..20 {
         sse.try_send(Event::new("direct", &*text).unwrap()).unwrap();
@@ -369,7 +370,7 @@ async fn heartbeat_is_sent_only_in_silence() {
     let broker = Broker::in_memory();
     let (sse, events) = connect(None).await;
     let mut events = events.time_limit(Duration::from_secs(60));
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     assert_eq!(ready(&mut events), ["position"]);
     for number in 0..10 {
         tokio::time::sleep(Duration::from_secs(10)).await;

@@ -71,7 +71,7 @@ async fn connections_are_traced_without_client_input() {
             let broker = broker.clone();
             async move {
                 let sse = request.extensions().get::<SseConnection>().unwrap().clone();
-                broker.subscribe(&sse, "a").await.unwrap().live();
+                broker.subscribe(&sse, "a").await.unwrap().start();
                 sse.send(Event::message("1")).await.unwrap();
                 tracing::info!("in the handler");
                 sse.close();
@@ -120,7 +120,7 @@ async fn connections_are_traced_without_client_input() {
 
     // Where a gap is told, it is told here too.
     let (sse, mut events) = connection_of(&SseLayer::any_path(), request()).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     while events.event().await.unwrap().event_type != "gap" {}
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let gap = [

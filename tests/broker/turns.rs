@@ -53,8 +53,8 @@ fn read(offset: u64) -> Result<Read, ReadError> {
 async fn resumes(broker: &Broker) -> Outcome {
     let request = Request::get("/").header("last-event-id", position(COUNT - 100).to_string());
     let (sse, _events) = connection_of(&SseLayer::any_path(), request.body(()).unwrap()).await;
-    let resume = broker.subscribe(&sse, "a").await.unwrap();
-    resume.decided().await
+    let subscription = broker.subscribe(&sse, "a").await.unwrap();
+    subscription.resolved().await
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,14 +141,14 @@ async fn client_ahead_of_starting_node_waits_for_catch_up() {
     let (second, _sse, mut events) = resume(place).await;
     assert_eq!(second.outcome(), Outcome::Pending);
     allowed.send_replace(1);
-    assert_eq!(first.0.decided().await, Outcome::Gap);
+    assert_eq!(first.0.resolved().await, Outcome::Gap);
     assert_eq!(second.outcome(), Outcome::Pending);
     allowed.send_replace(3);
-    assert_eq!(second.decided().await, Outcome::Exact);
-    second.live();
+    assert_eq!(second.resolved().await, Outcome::Exact);
+    second.start();
     while events.event().await.unwrap().data != "3" {}
 
     // One that nobody has seen is not waited for for ever.
     let bogus = Position::new(place.epoch(), 99, 1);
-    assert_eq!(resume(bogus).await.0.decided().await, Outcome::Gap);
+    assert_eq!(resume(bogus).await.0.resolved().await, Outcome::Gap);
 }

@@ -56,7 +56,7 @@ async fn come_and_go(broker: &Broker) {
     let (sse, events) = paths::connection().await;
     let subscribing = broker.subscribe(&sse, ["orders", "alerts"]);
     if let Ok(subscription) = timeout(Duration::from_secs(5), subscribing).await {
-        subscription.unwrap().live();
+        subscription.unwrap().start();
     }
     drop((sse, events));
 }
@@ -68,8 +68,8 @@ async fn broker_is_freed_after_its_subscribers_left() {
     for _ in 0..3 {
         come_and_go(&broker).await;
     }
-    assert_eq!(broker.subscribers("orders").unwrap(), 0);
-    assert_eq!(broker.topics(), 0);
+    assert_eq!(broker.subscriber_count("orders").unwrap(), 0);
+    assert_eq!(broker.topic_count(), 0);
     drop(broker);
     // Its task ends at its next poll.
     for _ in 0..100 {
@@ -85,7 +85,7 @@ async fn broker_lives_while_a_subscriber_waits() {
     let (sse, events) = paths::connection().await;
     let subscribing = broker.subscribe(&sse, "orders");
     if let Ok(subscription) = timeout(Duration::from_secs(5), subscribing).await {
-        subscription.unwrap().live();
+        subscription.unwrap().start();
     }
     drop(broker);
     tokio::time::sleep(Duration::from_secs(60)).await;

@@ -3,6 +3,7 @@
 use super::rules;
 use rules::{Answer, Call, Notes, Stream, call_sse, forever, plain, status};
 use std::{cell::RefCell, rc::Rc, time::Duration};
+use support::Held;
 use tokio::time::{Instant, sleep};
 use tower_sse::{
     Broker, CloseReason, Event, SseConnection, SseLayer,
@@ -73,7 +74,7 @@ impl Case {
     /// Asserts that it has ended for this reason, and that everybody heard of it once.
     async fn assert_closed(self, reason: CloseReason, has_started: bool) {
         let began = Instant::now();
-        while !self.layer.connections().is_empty() {
+        while self.layer.registered().held() > 0 {
             assert!(
                 began.elapsed() < Duration::from_secs(60),
                 "it is open still"
@@ -81,7 +82,7 @@ impl Case {
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(self.sse.closed().await, reason);
-        let (name, stats) = (reason.as_str(), self.layer.connections().stats());
+        let (name, stats) = (reason.as_str(), self.layer.registered().stats());
         assert_eq!((stats.open, stats.opened), (0, 1));
         for (other, count) in stats.closed_by_reason() {
             assert_eq!(count, u64::from(other == reason), "{other} of {name}");
@@ -121,9 +122,9 @@ async fn client_gone() {
 #[tokio::test(start_paused = true)]
 async fn closed() {
     let ends: [fn(&Case); 3] = [
-        |case| assert!(case.sse.close()),
+        |case| case.sse.close(),
         |case| case.sse.close_with(Event::message("bye")).unwrap(),
-        |case| assert_eq!(case.layer.connections().close_where(|_| true), 1),
+        |case| assert_eq!(case.layer.registered().close_where(|_| true), 1),
     ];
     for end in ends {
         let mut case = Case::answered();
@@ -146,7 +147,7 @@ async fn stream_without_handles_is_closed() {
     .stream();
     stream.rest().1.assert_ended();
     assert_eq!(notes.take(), ["open", "own: closed", "close: closed"]);
-    assert_eq!(layer.connections().stats().closed(CloseReason::Closed), 1);
+    assert_eq!(layer.registered().stats().closed(CloseReason::Closed), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +169,7 @@ async fn refused() {
         sse.limit(&7, 0).unwrap_err();
         plain()
     });
-    assert_eq!(case.layer.connections().stats().refused, 1);
+    assert_eq!(case.layer.registered().stats().refused, 1);
     case.assert_closed(CloseReason::Refused, false).await;
 
     let mut case = Case::answered();
@@ -181,7 +182,7 @@ async fn refused() {
 async fn drained() {
     for is_taken in [true, false] {
         let mut case = Case::answered();
-        let drain = case.layer.connections().drain().over(Duration::ZERO);
+        let drain = case.layer.registered().drain().over(Duration::ZERO);
         let drain = tokio::spawn(drain.deadline(Duration::from_secs(1)).into_future());
         sleep(Duration::from_millis(200)).await;
         if is_taken {
@@ -218,7 +219,7 @@ async fn slow_consumer() {
     let builder = Broker::builder().history(History::default().events(1));
     let broker = builder.slow_consumer(SlowConsumer::Disconnect).in_memory();
     let mut case = Case::answered();
-    broker.subscribe(&case.sse, "a").await.unwrap().live();
+    broker.subscribe(&case.sse, "a").await.unwrap().start();
     for text in ["1", "2", "3"] {
         broker.publish("a", Event::message(text)).await.unwrap();
     }
@@ -229,7 +230,7 @@ async fn slow_consumer() {
 #[tokio::test(start_paused = true)]
 async fn failed() {
     let mut case = Case::answered();
-    assert!(case.sse.fail("broken"));
+    case.sse.fail("broken");
     case.rest();
     case.assert_closed(CloseReason::Failed, true).await;
 
@@ -246,7 +247,7 @@ async fn failed() {
 
 #[test]
 fn reason_names_are_stable() {
-    let stats = SseLayer::new("/events").connections().stats();
+    let stats = SseLayer::new("/events").registered().stats();
     let names: Vec<_> = stats
         .closed_by_reason()
         .map(|(reason, _)| reason.as_str())

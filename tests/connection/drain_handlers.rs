@@ -3,6 +3,7 @@
 use super::timed;
 use http::{Request, StatusCode};
 use std::{future::pending, time::Duration};
+use support::Held;
 use timed::{
     LONG, Reading, TICK, about, answer, bare, connect, emptied, handled, read, reader, request,
     seconds, settle, text,
@@ -13,7 +14,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tower_sse::{
-    CloseReason, Connections, SseConnection, SseLayer, connection::Drained, test_util::EventReader,
+    CloseReason, Connections, SseConnection, SseLayer, connection::Drained, layer::OutboxLimits,
+    test_util::EventReader,
 };
 
 const DRAINED: &str = r#"reconnect: {"reason":"drained"}"#;
@@ -25,7 +27,7 @@ fn begin(connections: &Connections, over: u64, deadline: u64) -> JoinHandle<Drai
 
 #[track_caller]
 fn assert_drained(drained: Drained, ended: usize, cut: usize) {
-    assert_eq!((drained.ended, drained.cut), (ended, cut));
+    assert_eq!((drained.ended, drained.aborted), (ended, cut));
 }
 
 // ===== running handlers =====
@@ -90,7 +92,7 @@ async fn aborts_are_spread_over_the_drain() {
     });
     let readers: Vec<_> = (0..200).map(|_| reader(&layer)).collect();
     settle().await;
-    assert_eq!(connections.len(), 200);
+    assert_eq!(connections.held(), 200);
     let began = Instant::now();
     assert_drained(begin(&connections, 10, 14).await.unwrap(), 0, 200);
     let mut halves = [0, 0];
@@ -164,7 +166,7 @@ async fn late(time: u64, status: StatusCode) -> (Reading, StatusCode, Drained, C
         (response.status(), read(response.into_body()).await)
     });
     settle().await;
-    assert_eq!(connections.len(), 1);
+    assert_eq!(connections.held(), 1);
     let drained = begin(&connections, 0, 5).await.unwrap();
     let (status, reading) = reading.await.unwrap();
     (reading, status, drained, connections)
@@ -186,7 +188,7 @@ async fn handler_may_decline_during_a_drain() {
     let (_, status, drained, connections) = late(3, StatusCode::UNAUTHORIZED).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     assert_drained(drained, 1, 0);
-    assert!(connections.is_empty());
+    assert_eq!(connections.held(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +200,7 @@ async fn response_after_the_drain_is_a_stream_ending_at_once() {
     reading.assert_clean();
     assert_eq!(reading.texts(), [DRAINED]);
     assert_drained(drained, 0, 1);
-    assert!(connections.is_empty());
+    assert_eq!(connections.held(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -243,12 +245,12 @@ async fn drain_completes_without_a_handler_that_never_responds() {
 #[tokio::test(start_paused = true)]
 async fn unread_streams_are_aborted_at_the_deadline() {
     let connections = Connections::new();
-    let layer = bare(&connections).without_stall_timeout();
+    let layer = bare(&connections).stall_timeout(None);
     let (idle, mut first) = connect(&layer).await;
     let (full, mut second) = connect(&layer).await;
     full.try_send(text("queued")).unwrap();
     // Closed long before, with a grace that ends long after.
-    let patient = layer.clone().grace(LONG);
+    let patient = layer.clone().close_timeout(LONG);
     let (closed, mut third) = connect(&patient).await;
     closed.try_send(text("queued")).unwrap();
     closed.close();
@@ -275,7 +277,9 @@ async fn unread_streams_are_aborted_at_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn handler_of_an_unread_stream_is_aborted_with_it() {
     let connections = Connections::new();
-    let layer = bare(&connections).without_stall_timeout().outbox(1, 1);
+    let layer = bare(&connections)
+        .stall_timeout(None)
+        .outbox(OutboxLimits::new().events(1).bytes(1));
     let layer = handled(&layer, async |sse: SseConnection| {
         while sse.send(text("more")).await.is_ok() {}
         Ok(())
@@ -293,7 +297,7 @@ async fn handler_of_an_unread_stream_is_aborted_with_it() {
 #[tokio::test(start_paused = true)]
 async fn outcome_of_each_stream_is_counted() {
     let connections = Connections::new();
-    let layer = bare(&connections).without_stall_timeout();
+    let layer = bare(&connections).stall_timeout(None);
     let (mut handles, mut readers, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..4 {
         let (sse, events) = connect(&layer).await;
@@ -318,7 +322,7 @@ async fn outcome_of_each_stream_is_counted() {
     readers.push(reader(&hangs));
     readers.push(reader(&finishes));
     // Cut before the drain: it is not counted.
-    let (before, body) = connect(&layer.clone().grace(Duration::ZERO)).await;
+    let (before, body) = connect(&layer.clone().close_timeout(Duration::ZERO)).await;
     before.try_send(text("queued")).unwrap();
     before.close_at(Instant::now());
     settle().await;

@@ -7,7 +7,7 @@ use std::{convert::Infallible, time::Duration};
 use http::{Request, Response};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_sse::{CloseReason, Event, SseLayer, connection::Refusal};
+use tower_sse::{CloseReason, Event, SseLayer, connection::Refusal, layer::Limits};
 
 const NEVER: Duration = Duration::MAX;
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -16,7 +16,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 async fn stream_with_unlimited_times_stays_open_until_closed() {
     let layer = SseLayer::any_path()
         .max_lifetime(NEVER)
-        .grace(NEVER)
+        .close_timeout(NEVER)
         .stall_timeout(NEVER)
         .keep_alive(NEVER)
         .retry(NEVER);
@@ -36,14 +36,14 @@ async fn stream_with_unlimited_times_stays_open_until_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn unlimited_drain_waits_for_its_streams() {
-    let layer = SseLayer::any_path().without_stall_timeout();
+    let layer = SseLayer::any_path().stall_timeout(None);
     let (sse, mut events) = connection_of(&layer, Request::default()).await;
     assert_eq!(events.event().await.unwrap().event_type, "welcome");
-    let drain = layer.connections().drain();
+    let drain = layer.registered().drain();
     let mut drain = drain
         .over(NEVER)
         .deadline(NEVER)
-        .retry(NEVER, NEVER)
+        .retry(NEVER..=NEVER)
         .into_future();
     assert!(timeout(HOUR, &mut drain).await.is_err());
     assert!(!sse.is_closed());
@@ -60,8 +60,8 @@ async fn refusal_with_unlimited_retry_is_a_valid_response() {
             service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::new())));
         let layer = SseLayer::any_path()
             .max_connections(0)
-            .refusal(refusal)
-            .refusal_retry(NEVER, NEVER);
+            .limits(Limits::new().refusal(refusal))
+            .limits(Limits::new().refusal_retry(NEVER..=NEVER));
         let response = layer.layer(inner).oneshot(Request::default()).await;
         assert_eq!(response.unwrap().status(), status);
     }

@@ -4,6 +4,7 @@ use super::{paths, rules};
 use http::Request;
 use rules::{Notes, open};
 use std::{ops::RangeInclusive, time::Duration};
+use support::Held;
 use tokio::{
     runtime,
     time::{Instant, timeout},
@@ -17,7 +18,7 @@ const BEAT: &[u8] = b":\n";
 const TICK: Duration = Duration::from_millis(64);
 
 fn layer() -> SseLayer {
-    paths::without_welcome(SseLayer::new("/")).without_stall_timeout()
+    paths::without_welcome(SseLayer::new("/")).stall_timeout(None)
 }
 
 async fn connect(layer: &SseLayer) -> (SseConnection, EventReader) {
@@ -58,17 +59,20 @@ async fn heartbeat_interval_is_configurable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn interval_out_of_range_is_clamped() {
-    let (sse, mut events) = connect(&layer().keep_alive(Duration::ZERO)).await;
+async fn interval_is_kept_to_one_tick_of_the_clock() {
+    let short = layer().keep_alive(Duration::from_nanos(1));
+    let (_sse, mut events) = connect(&short).await;
     let since = Instant::now();
     assert_eq!(events.frame().await.unwrap(), BEAT);
     assert!(about(TICK).contains(&since.elapsed()));
-    drop((sse, events));
+}
 
-    let (_sse, mut events) = connect(&layer().keep_alive(Duration::MAX)).await;
+#[tokio::test(start_paused = true)]
+async fn interval_of_two_days_is_kept() {
+    let (_sse, mut events) = connect(&layer().keep_alive(seconds(2 * 86_400))).await;
     let since = Instant::now();
     assert_eq!(events.frame().await.unwrap(), BEAT);
-    assert!(about(seconds(86_400)).contains(&since.elapsed()));
+    assert!(about(seconds(2 * 86_400)).contains(&since.elapsed()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,7 +156,7 @@ async fn heartbeats_do_not_extend_the_time_limit_of_a_reader() {
 
 #[tokio::test(start_paused = true)]
 async fn no_heartbeats_without_keep_alive() {
-    let (_sse, events) = connect(&layer().without_keep_alive()).await;
+    let (_sse, events) = connect(&layer().keep_alive(None)).await;
     let mut events = events.time_limit(seconds(100_000));
     assert!(matches!(events.frame().await, Err(ReadError::TimedOut(_))));
 }
@@ -208,7 +212,7 @@ async fn each_connection_keeps_its_own_heartbeat_interval() {
     while let Some(joined) = readers.join_next().await {
         joined.unwrap();
     }
-    assert!(connections.is_empty());
+    assert_eq!(connections.held(), 0);
 }
 
 // ===== runtimes =====
@@ -251,7 +255,7 @@ fn connection_without_a_runtime_works_without_heartbeats() {
     assert_eq!(stream.text(), "data: a\n\n");
     drop(sse);
     stream.rest().1.assert_ended();
-    assert!(layer.connections().is_empty());
+    assert_eq!(layer.registered().held(), 0);
 }
 
 #[test]
@@ -268,7 +272,7 @@ fn connection_in_a_stopped_runtime_works_without_heartbeats() {
         sse.try_send(Event::message("a")).unwrap();
         let frame = stream.text();
         drop(stream);
-        opened.send((frame, layer.connections().len())).unwrap();
+        opened.send((frame, layer.registered().len())).unwrap();
     });
     let done = done.recv_timeout(seconds(30)).expect("it does not hang");
     assert_eq!(done, ("data: a\n\n".to_owned(), 0));
@@ -288,5 +292,5 @@ fn connection_without_timers_works_without_heartbeats() {
             stream.rest().1.assert_ended();
         }
     });
-    assert!(layer.connections().is_empty());
+    assert_eq!(layer.registered().held(), 0);
 }

@@ -7,6 +7,7 @@ use std::{
     future::pending,
     time::{Duration, Instant as StdInstant},
 };
+use support::Held;
 use timed::{TICK, about, answer, bare, connect, handled, read, reader, request, seconds, text};
 use tokio::{
     sync::mpsc,
@@ -54,7 +55,7 @@ async fn stream_ends_in_the_last_tenth_of_its_lifetime() {
         assert_eq!(sse.closed().await, CloseReason::Lifetime);
     }
     assert_eq!(
-        layer.connections().stats().closed(CloseReason::Lifetime),
+        layer.registered().stats().closed(CloseReason::Lifetime),
         500
     );
 }
@@ -97,7 +98,7 @@ async fn lifetime_over_before_the_response_ends_the_stream() {
     let reading = read(response.into_body()).await;
     reading.assert_clean();
     assert_eq!(reading.ended, told_at + seconds(3));
-    assert_eq!(layer.connections().stats().closed(CloseReason::Lifetime), 1);
+    assert_eq!(layer.registered().stats().closed(CloseReason::Lifetime), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,7 +106,7 @@ async fn late_handler_still_chooses_its_response() {
     for code in [StatusCode::OK, StatusCode::NOT_FOUND] {
         let layer = layer()
             .max_lifetime(seconds(10))
-            .grace(seconds(5))
+            .close_timeout(seconds(5))
             .hold_open(true);
         let layer = handled(&layer, move |sse: SseConnection| async move {
             // It hears of the end, although there is no stream yet.
@@ -122,8 +123,8 @@ async fn late_handler_still_chooses_its_response() {
         let reading = read(response.into_body()).await;
         reading.assert_clean();
         assert_eq!(reading.texts(), [""; 0]);
-        assert!(layer.connections().is_empty());
-        let stats = layer.connections().stats();
+        assert_eq!(layer.registered().held(), 0);
+        let stats = layer.registered().stats();
         assert_eq!(stats.closed(CloseReason::Lifetime), 1);
     }
 }
@@ -132,7 +133,9 @@ async fn late_handler_still_chooses_its_response() {
 
 #[tokio::test(start_paused = true)]
 async fn running_handler_is_notified_and_may_finish() {
-    let layer = layer().max_lifetime(seconds(100)).grace(seconds(20));
+    let layer = layer()
+        .max_lifetime(seconds(100))
+        .close_timeout(seconds(20));
     let layer = handled(&layer, async |sse: SseConnection| {
         sse.send(text("working")).await.unwrap();
         let before = Instant::now();
@@ -147,7 +150,7 @@ async fn running_handler_is_notified_and_may_finish() {
     reading.assert_clean();
     assert_eq!(reading.texts(), ["message: working", "message: finished"]);
     assert!(reading.retries.is_empty());
-    assert_eq!(layer.connections().stats().closed(CloseReason::Lifetime), 1);
+    assert_eq!(layer.registered().stats().closed(CloseReason::Lifetime), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,14 +164,14 @@ async fn handler_error_after_the_end_notice_is_a_failure() {
     let reading = reader(&layer).await.unwrap();
     let error = reading.error.as_ref().unwrap().to_string();
     assert!(error.contains("answered 502"), "{error}");
-    assert_eq!(layer.connections().stats().closed(CloseReason::Failed), 1);
+    assert_eq!(layer.registered().stats().closed(CloseReason::Failed), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn handler_is_aborted_after_grace_and_queued_events() {
     let (closed, mut reasons) = mpsc::channel(2);
     let own = closed.clone();
-    let layer = layer().grace(seconds(7));
+    let layer = layer().close_timeout(seconds(7));
     let layer = layer.on_close(move |_, reason| closed.try_send(reason).unwrap());
     let layer = handled(&layer, move |sse: SseConnection| {
         let own = own.clone();
@@ -205,7 +208,7 @@ async fn handler_is_aborted_after_grace_and_queued_events() {
 async fn handler_is_aborted_in_time_while_its_client_reads() {
     for grace in [0, 1, 10, 1_000] {
         let layer = handled(
-            &layer().grace(seconds(grace)),
+            &layer().close_timeout(seconds(grace)),
             async |sse: SseConnection| {
                 sse.close_at(Instant::now() + seconds(5));
                 for _ in 0.. {
@@ -297,7 +300,7 @@ async fn accept_functions_and_hooks_may_call_close_at() {
     });
     for layer in [accept, hook] {
         let began = Instant::now();
-        let reading = reader(&layer.without_stall_timeout()).await.unwrap();
+        let reading = reader(&layer.stall_timeout(None)).await.unwrap();
         assert!(about(seconds(10)).contains(&(reading.ended - began)));
     }
 }

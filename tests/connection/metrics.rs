@@ -21,7 +21,7 @@ async fn every_metric_is_recorded_under_its_name() {
     let layer = SseLayer::any_path().max_connections(1);
     let broker = Broker::in_memory();
     let (sse, mut events) = connection_of(&layer, Request::default()).await;
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     broker.publish("a", Event::message("1")).await.unwrap();
     while events.event().await.unwrap().data != "1" {}
     sse.send(Event::message("waits")).await.unwrap();
@@ -37,20 +37,21 @@ async fn every_metric_is_recorded_under_its_name() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let record = || {
         metrics::with_local_recorder(&recorder, || {
-            layer.connections().stats().record();
+            layer.registered().stats().record();
             broker.stats().record();
         });
         recorder.handle().render()
     };
     let text = record();
-    let stats = layer.connections().stats();
+    let stats = layer.registered().stats();
     for (series, expected) in [
         ("sse_connections_open", 1),
+        ("sse_connections_pending", 0),
         ("sse_connections_opened_total", 1),
         ("sse_connections_closed_total{reason=\"closed\"}", 0),
         ("sse_requests_refused_total", 1),
-        ("sse_events_taken_total", stats.events),
-        ("sse_bytes_taken_total", stats.bytes),
+        ("sse_events_sent_total", stats.events_sent),
+        ("sse_bytes_sent_total", stats.bytes_sent),
         ("sse_events_queued", 1),
         ("sse_bytes_queued", stats.queued_bytes),
         ("sse_topics", 1),
@@ -63,7 +64,7 @@ async fn every_metric_is_recorded_under_its_name() {
     ] {
         assert_eq!(value(&text, series), expected as f64, "{series}");
     }
-    assert!(stats.events > 1 && stats.queued_bytes > 1);
+    assert!(stats.events_sent > 1 && stats.queued_bytes > 1);
     drop((sse, events));
     let text = record();
     assert_eq!(value(&text, "sse_connections_open"), 0.0);

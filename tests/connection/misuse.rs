@@ -8,9 +8,14 @@ use std::{
     task::Poll,
     thread,
 };
+use support::Held;
 use tokio_test::block_on;
 use tower::{Layer, Service, service_fn};
-use tower_sse::{CloseReason, Event, SseConnection, SseLayer, connection::TrySendError};
+use tower_sse::{
+    CloseReason, Event, SseConnection, SseLayer,
+    connection::{SendError, TrySendError},
+    layer::{OutboxLimits, Welcome},
+};
 
 fn layer() -> SseLayer {
     paths::without_welcome(SseLayer::new("/events"))
@@ -27,9 +32,13 @@ fn assert_closed(sse: &SseConnection, reason: CloseReason) {
         panic!("it was sent");
     };
     assert_eq!(error.reason(), Some(reason));
-    assert!(sse.close_with(Event::message("c")).is_err());
-    assert!(!sse.close());
-    assert!(!sse.fail("late"));
+    let Err(SendError::Closed(event, at_close)) = sse.close_with(Event::message("c")) else {
+        panic!("it was sent");
+    };
+    assert_eq!(at_close, reason);
+    assert_eq!(event.into_bytes(), "data: c\n\n");
+    sse.close();
+    sse.fail("late");
     assert!(!sse.decline() || reason == CloseReason::Declined);
     assert_eq!(block_on(sse.closed()), reason);
 }
@@ -37,8 +46,8 @@ fn assert_closed(sse: &SseConnection, reason: CloseReason) {
 #[test]
 fn closed_connection_refuses_sends_and_a_second_close() {
     let (sse, mut stream) = open(&layer());
-    assert!(sse.close());
-    assert!(!sse.close());
+    sse.close();
+    sse.close();
     stream.rest().1.assert_ended();
     assert_closed(&sse, CloseReason::Closed);
 }
@@ -52,8 +61,8 @@ fn handle_kept_after_disconnect_reports_client_gone() {
     let clone = sse.clone();
     drop(sse);
     assert_closed(&clone, CloseReason::ClientGone);
-    assert!(layer.connections().is_empty());
-    assert!(layer.connections().get(&clone.uuid()).is_none());
+    assert_eq!(layer.registered().held(), 0);
+    assert!(layer.registered().get(&clone.uuid()).is_none());
 }
 
 #[test]
@@ -74,11 +83,9 @@ impl Drop for SendsInDrop {
     fn drop(&mut self) {
         let sent = self.0.try_send(Event::message("from the destructor"));
         self.1.add(if sent.is_ok() { "sent" } else { "not sent" });
-        self.1.add(if self.0.close() {
-            "closed"
-        } else {
-            "not closed"
-        });
+        let was_closed = self.0.is_closed();
+        self.0.close();
+        self.1.add(if was_closed { "not closed" } else { "closed" });
     }
 }
 
@@ -133,7 +140,7 @@ fn send_from_drop_of_a_panicking_handler_does_not_abort() {
     assert!(caught.is_ok_and(|is_ready| is_ready));
     assert_eq!(notes.take(), ["sent", "closed"]);
     drop(call);
-    assert!(layer.connections().is_empty());
+    assert_eq!(layer.registered().held(), 0);
 }
 
 #[test]
@@ -150,7 +157,7 @@ fn drop_of_a_connection_value_may_use_the_registry() {
     let layer = layer();
     let (told, tells) = mpsc::channel();
     let (sse, stream) = open(&layer);
-    let value = Value(told, layer.connections().clone());
+    let value = Value(told, layer.registered().clone());
     assert!(sse.insert(value).is_ok());
     drop(sse);
     drop(stream);
@@ -195,14 +202,14 @@ fn panicking_welcome_function_closes_the_connection() {
     let notes = Notes::default();
     let layer = notes
         .on(SseLayer::new("/events"))
-        .welcome(|_| panic!("in the welcome"));
+        .welcome(Welcome::new(|_| panic!("in the welcome")));
     let call = call_sse(&layer, async |sse| {
         sse.start();
         forever().await;
         plain()
     });
     assert!(catch_unwind(AssertUnwindSafe(|| call.response())).is_err());
-    assert!(layer.connections().is_empty());
+    assert_eq!(layer.registered().held(), 0);
     assert_eq!(notes.take(), ["open", "close: failed"]);
 }
 
@@ -210,13 +217,13 @@ fn panicking_welcome_function_closes_the_connection() {
 fn panicking_predicate_closes_no_stream_and_holds_no_lock() {
     let layer = layer();
     let (sse, mut stream) = open(&layer);
-    let connections = layer.connections().clone();
+    let connections = layer.registered().clone();
     let close = || connections.close_where(|_| panic!("in the predicate"));
     assert!(catch_unwind(AssertUnwindSafe(close)).is_err());
     assert!(!sse.is_closed());
     stream.assert_waits();
     drop(stream);
-    assert!(connections.is_empty());
+    assert_eq!(connections.held(), 0);
 }
 
 #[test]
@@ -311,34 +318,34 @@ fn concurrent_closes_report_one_reason() {
         let layer = notes.on(layer());
         let (sse, stream) = open(&layer);
         sse.on_close(notes.own());
-        let closers: [fn(&SseConnection) -> bool; 3] = [
+        let closers: [fn(&SseConnection); 3] = [
             SseConnection::close,
             |sse| sse.fail("broken"),
-            |sse| sse.close_with(Event::message("bye")).is_ok(),
+            |sse| drop(sse.close_with(Event::message("bye"))),
         ];
-        let first = thread::scope(|scope| {
-            let threads = closers.map(|close| {
+        thread::scope(|scope| {
+            for close in closers {
                 let sse = sse.clone();
-                scope.spawn(move || close(&sse))
-            });
-            threads.map(|thread| thread.join().unwrap())
+                scope.spawn(move || close(&sse));
+            }
         });
-        assert_eq!(first.iter().filter(|is_first| **is_first).count(), 1);
-        let reason = if first[1] { "failed" } else { "closed" };
         drop(stream);
+        let reason = block_on(sse.closed());
+        assert!(matches!(reason, CloseReason::Closed | CloseReason::Failed));
+        let reason = reason.as_str();
         let expected = [
             "open".into(),
             format!("own: {reason}"),
             format!("close: {reason}"),
         ];
         assert_eq!(notes.take(), expected);
-        assert!(layer.connections().is_empty());
+        assert_eq!(layer.registered().held(), 0);
     }
 }
 
 #[test]
 fn dropped_stream_wakes_all_waiting_senders() {
-    let (sse, stream) = open(&layer().outbox(1, 1));
+    let (sse, stream) = open(&layer().outbox(OutboxLimits::new().events(1).bytes(1)));
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let sse = sse.clone();

@@ -4,7 +4,11 @@ use super::{paths, rules};
 use rules::{Stream, call_sse, forever, open, open_untouched, plain};
 use std::task::Poll;
 use tokio_test::{assert_pending, assert_ready, task};
-use tower_sse::{Event, SseConnection, SseLayer, connection::TrySendError};
+use tower_sse::{
+    Event, SseConnection, SseLayer,
+    connection::TrySendError,
+    layer::{OutboxLimits, Welcome},
+};
 
 fn layer() -> SseLayer {
     paths::without_welcome(SseLayer::new("/events"))
@@ -53,10 +57,10 @@ fn outbox_holds_a_mebibyte() {
 
 #[test]
 fn outbox_limits_can_be_set() {
-    let (sse, _stream) = open(&layer().outbox(3, 1024));
+    let (sse, _stream) = open(&layer().outbox(OutboxLimits::new().events(3).bytes(1024)));
     assert_eq!(fill(&sse, &small("a")), 3);
 
-    let (sse, _stream) = open(&layer().outbox(1000, 100));
+    let (sse, _stream) = open(&layer().outbox(OutboxLimits::new().events(1000).bytes(100)));
     assert_eq!(fill(&sse, &sized(25)), 4);
 }
 
@@ -69,7 +73,7 @@ fn empty_outbox_accepts_an_event_of_any_size() {
     assert_eq!(stream.frame().len(), 16 << 20);
     assert_eq!(fill(&sse, &large), 1);
 
-    let (sse, mut stream) = open(&layer().outbox(0, 0));
+    let (sse, mut stream) = open(&layer().outbox(OutboxLimits::new().bytes(0)));
     for _ in 0..3 {
         assert_eq!(fill(&sse, &small("a")), 1);
         stream.frame();
@@ -100,7 +104,7 @@ fn outbox_limits_apply_before_the_start() {
 
 #[test]
 fn waiting_senders_are_served_in_order() {
-    let (sse, mut stream) = open(&layer().outbox(1, 1024));
+    let (sse, mut stream) = open(&layer().outbox(OutboxLimits::new().events(1).bytes(1024)));
     sse.try_send(small("0")).unwrap();
     let mut senders: Vec<_> = ["1", "2", "3"]
         .map(|text| task::spawn(sse.send(small(text))))
@@ -126,7 +130,7 @@ fn waiting_senders_are_served_in_order() {
 
 #[test]
 fn senders_that_fit_are_woken_one_after_another() {
-    let (sse, mut stream) = open(&layer().outbox(2, 1024));
+    let (sse, mut stream) = open(&layer().outbox(OutboxLimits::new().events(2).bytes(1024)));
     assert_eq!(fill(&sse, &small("0")), 2);
     let mut one = task::spawn(sse.send(small("1")));
     let mut two = task::spawn(sse.send(small("2")));
@@ -147,7 +151,7 @@ fn senders_that_fit_are_woken_one_after_another() {
 
 #[test]
 fn try_send_does_not_overtake_a_waiting_sender() {
-    let (sse, mut stream) = open(&layer().outbox(1, 1024));
+    let (sse, mut stream) = open(&layer().outbox(OutboxLimits::new().events(1).bytes(1024)));
     sse.try_send(small("0")).unwrap();
     let mut waits = task::spawn(sse.send(small("1")));
     assert_pending!(waits.poll());
@@ -169,7 +173,7 @@ fn try_send_does_not_overtake_a_waiting_sender() {
 
 #[test]
 fn waiting_large_event_is_not_starved_by_small_ones() {
-    let (sse, mut stream) = open(&layer().outbox(64, 1000));
+    let (sse, mut stream) = open(&layer().outbox(OutboxLimits::new().events(64).bytes(1000)));
     assert_eq!(fill(&sse, &sized(500)), 2);
     let mut large = task::spawn(sse.send(sized(900)));
     let mut tiny = task::spawn(sse.send(small("tiny")));
@@ -183,7 +187,7 @@ fn waiting_large_event_is_not_starved_by_small_ones() {
 
 #[test]
 fn dropped_waiting_send_has_no_effect() {
-    let (sse, mut stream) = open(&layer().outbox(1, 1024));
+    let (sse, mut stream) = open(&layer().outbox(OutboxLimits::new().events(1).bytes(1024)));
     sse.try_send(small("0")).unwrap();
     let mut dropped = task::spawn(sse.send(small("dropped")));
     assert_pending!(dropped.poll());
@@ -196,7 +200,7 @@ fn dropped_waiting_send_has_no_effect() {
 
 #[test]
 fn dropped_woken_send_wakes_the_next_sender() {
-    let (sse, mut stream) = open(&layer().outbox(1, 1024));
+    let (sse, mut stream) = open(&layer().outbox(OutboxLimits::new().events(1).bytes(1024)));
     sse.try_send(small("0")).unwrap();
     let mut first = task::spawn(sse.send(small("1")));
     let mut middle = task::spawn(sse.send(small("2")));
@@ -246,7 +250,7 @@ fn waiting_senders_fail_at_every_kind_of_end() {
         (|_, stream| drop(stream), "client_gone"),
     ];
     for (end, reason) in ends {
-        let (sse, stream) = open(&layer().outbox(1, 1));
+        let (sse, stream) = open(&layer().outbox(OutboxLimits::new().events(1).bytes(1)));
         sse.try_send(small("0")).unwrap();
         let mut senders = ["1", "2"].map(|text| task::spawn(sse.send(small(text))));
         for sender in &mut senders {
@@ -296,7 +300,8 @@ fn ready_events_are_merged_into_one_frame() {
 fn merged_frames_hold_at_most_32_kib_of_whole_events() {
     const MERGED: usize = 32 * 1024;
     let frames = |sizes: &[usize]| {
-        let (sse, mut stream) = open(&layer().outbox(1000, usize::MAX));
+        let (sse, mut stream) =
+            open(&layer().outbox(OutboxLimits::new().events(1000).bytes(usize::MAX)));
         for size in sizes {
             sse.try_send(sized(*size)).unwrap();
         }
@@ -320,7 +325,7 @@ fn merged_frames_hold_at_most_32_kib_of_whole_events() {
 
 #[test]
 fn welcome_is_merged_with_events_already_queued() {
-    let layer = SseLayer::new("/events").welcome(|_| small("welcome"));
+    let layer = SseLayer::new("/events").welcome(Welcome::new(|_| small("welcome")));
     let (sse, mut stream) = open_untouched(&layer);
     sse.try_send(small("a")).unwrap();
     assert_eq!(stream.text(), "data: welcome\nretry: 3000\n\ndata: a\n\n");
@@ -376,7 +381,7 @@ fn sending_loop_is_paced_by_polls_of_the_body() {
 
 #[test]
 fn sender_in_another_task_is_paced_by_the_body() {
-    let (sse, mut stream) = open(&layer().outbox(1, 1));
+    let (sse, mut stream) = open(&layer().outbox(OutboxLimits::new().events(1).bytes(1)));
     let mut sender = task::spawn(async {
         for text in ["a", "b"] {
             sse.send(small(text)).await.unwrap();

@@ -2,7 +2,11 @@
 
 use super::{paths, rules};
 use rules::{Notes, call_sse, forever, open, plain};
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
+use support::Held;
 use tower_sse::{CloseReason, Connections, Event, SseConnection, SseLayer};
 use uuid::Uuid;
 
@@ -16,7 +20,7 @@ fn layer(connections: &Connections) -> SseLayer {
 #[test]
 fn connection_is_registered_from_request_to_end() {
     let connections = Connections::new();
-    assert!(connections.is_empty());
+    assert_eq!(connections.held(), 0);
     let (sse, mut stream) = open(&layer(&connections));
     assert_eq!(connections.len(), 1);
     let found = connections.get(&sse.uuid()).unwrap();
@@ -28,7 +32,7 @@ fn connection_is_registered_from_request_to_end() {
 
     drop(stream);
     assert!(connections.get(&sse.uuid()).is_none());
-    assert!(connections.is_empty());
+    assert_eq!(connections.held(), 0);
 }
 
 #[test]
@@ -52,11 +56,62 @@ fn iter_yields_each_started_connection() {
     });
     assert!(waiting.poll().is_pending());
     let open: Vec<_> = (0..10).map(|_| open(&layer)).collect();
-    assert_eq!(connections.len(), 11);
+    assert_eq!(connections.held(), 11);
 
     let expected: HashSet<_> = open.iter().map(|(sse, _)| sse.uuid()).collect();
     let found: HashSet<_> = connections.iter().map(|sse| sse.uuid()).collect();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn len_counts_the_connections_that_iter_yields() {
+    let connections = Connections::new();
+    let layer = layer(&connections);
+    let assert_len = |len| {
+        assert_eq!((connections.len(), connections.iter().count()), (len, len));
+        assert_eq!(connections.is_empty(), len == 0);
+        assert_eq!(connections.stats().open, len as u64);
+    };
+    assert_len(0);
+    let mut waiting = call_sse(&layer, async |_| {
+        forever().await;
+        plain()
+    });
+    assert!(waiting.poll().is_pending());
+    assert_len(0); // its stream has not started
+    assert_eq!(connections.stats().pending, 1);
+    drop(call_sse(&layer, async |_| rules::status(404)).response());
+    assert_len(0); // there is no stream
+
+    let (first, mut one) = open(&layer);
+    assert_len(1);
+    let (_second, two) = open(&layer);
+    assert_len(2);
+    assert_eq!(connections.stats().pending, 1);
+    drop(waiting);
+    assert_len(2);
+    assert_eq!(connections.stats().pending, 0);
+    first.try_send(Event::message("queued")).unwrap();
+    first.close();
+    assert_len(2); // it is still sending
+    one.rest().1.assert_ended();
+    assert_len(1);
+    drop(two);
+    assert_len(0);
+}
+
+#[test]
+fn on_open_and_on_close_see_the_number_of_streams() {
+    let connections = Connections::new();
+    let (opened, closed) = (connections.clone(), connections.clone());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (at_open, at_close) = (Arc::clone(&seen), Arc::clone(&seen));
+    let layer = layer(&connections)
+        .on_open(move |_| at_open.lock().unwrap().push(opened.len()))
+        .on_close(move |_, _| at_close.lock().unwrap().push(closed.len()));
+    let (_sse, stream) = open(&layer);
+    drop(stream);
+    assert_eq!(*seen.lock().unwrap(), [1, 0]);
 }
 
 #[test]
@@ -139,9 +194,9 @@ fn layer_shares_its_registry_with_its_clones() {
     let clone = layer.clone();
     let (_one, _stream) = open(&layer);
     let (_two, _other) = open(&clone);
-    assert_eq!(layer.connections().len(), 2);
-    assert_eq!(clone.connections().len(), 2);
-    assert!(SseLayer::new("/events").connections().is_empty());
+    assert_eq!(layer.registered().len(), 2);
+    assert_eq!(clone.registered().len(), 2);
+    assert!(SseLayer::new("/events").registered().held() == 0);
 }
 
 #[test]

@@ -30,7 +30,7 @@ async fn read_up_to(events: &mut EventReader, event_type: &str) {
 #[tokio::test(start_paused = true)]
 async fn stats_count_queued_sent_opened_and_closed() {
     let layer = SseLayer::any_path();
-    let stats = || layer.connections().stats();
+    let stats = || layer.registered().stats();
     assert_eq!(stats(), tower_sse::Connections::new().stats());
 
     let (first, events) = connect(&layer, None).await;
@@ -39,7 +39,7 @@ async fn stats_count_queued_sent_opened_and_closed() {
     let mut welcomes = events.frame().await.unwrap().len() as u64;
     welcomes += others.frame().await.unwrap().len() as u64;
     assert_eq!((stats().open, stats().opened), (2, 2));
-    assert_eq!((stats().events, stats().bytes), (2, welcomes));
+    assert_eq!((stats().events_sent, stats().bytes_sent), (2, welcomes));
 
     for connection in [&first, &second] {
         connection.send(Event::message("1")).await.unwrap();
@@ -49,11 +49,14 @@ async fn stats_count_queued_sent_opened_and_closed() {
     assert_eq!(events.frame().await.unwrap().len(), 18);
     let after = stats();
     assert_eq!((after.queued_events, after.queued_bytes), (2, 18));
-    assert_eq!((after.events, after.bytes), (4, welcomes + 18));
+    assert_eq!((after.events_sent, after.bytes_sent), (4, welcomes + 18));
 
     // A heartbeat is bytes, and no event.
     assert_eq!(events.frame().await.unwrap(), ":\n");
-    assert_eq!((stats().events, stats().bytes), (4, welcomes + 20));
+    assert_eq!(
+        (stats().events_sent, stats().bytes_sent),
+        (4, welcomes + 20)
+    );
 
     drop(events);
     second.fail("broken");
@@ -61,7 +64,7 @@ async fn stats_count_queued_sent_opened_and_closed() {
     drop(others);
     let end = stats();
     assert_eq!((end.open, end.opened), (0, 2));
-    assert_eq!((end.events, end.bytes), (4, welcomes + 20));
+    assert_eq!((end.events_sent, end.bytes_sent), (4, welcomes + 20));
     assert_eq!((end.queued_events, end.queued_bytes), (0, 0));
     assert_eq!(end.closed(CloseReason::ClientGone), 1);
     assert_eq!(end.closed(CloseReason::Failed), 1);
@@ -71,10 +74,10 @@ async fn stats_count_queued_sent_opened_and_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn topic_events_are_counted_like_sent_events() {
-    let layer = SseLayer::any_path().without_welcome();
+    let layer = SseLayer::any_path().welcome(None);
     let broker = Broker::in_memory();
     let (sse, mut events) = connect(&layer, None).await;
-    broker.subscribe(&sse, ["a", "b"]).await.unwrap().live();
+    broker.subscribe(&sse, ["a", "b"]).await.unwrap().start();
     events.frame().await.unwrap(); // its place
     for text in ["1", "2", "3"] {
         publish(&broker, "a", text).await;
@@ -82,7 +85,7 @@ async fn topic_events_are_counted_like_sent_events() {
     sse.send(Event::message("4")).await.unwrap();
     let frame = events.frame().await.unwrap();
     assert_eq!(frame.windows(6).filter(|it| it == b"data: ").count(), 4);
-    assert_eq!(layer.connections().stats().events, 5);
+    assert_eq!(layer.registered().stats().events_sent, 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,8 +96,8 @@ async fn broker_stats_count_records_subscriptions_and_gaps() {
     let place = publish(&broker, "a", "0").await;
     let (sse, mut events) = connect(&layer, None).await;
     let (other, _other_events) = connect(&layer, None).await;
-    broker.subscribe(&sse, ["a", "b"]).await.unwrap().live();
-    broker.subscribe(&other, "a").await.unwrap().live();
+    broker.subscribe(&sse, ["a", "b"]).await.unwrap().start();
+    broker.subscribe(&other, "a").await.unwrap().start();
     read_up_to(&mut events, "position").await;
     for _ in 0..10 {
         publish(&broker, "a", "1").await;
@@ -109,7 +112,7 @@ async fn broker_stats_count_records_subscriptions_and_gaps() {
 
     // A gap that is found at a resume is one, though nobody knows how many it has missed.
     let (back, mut back_events) = connect(&layer, Some(&place)).await;
-    broker.subscribe(&back, "a").await.unwrap().live();
+    broker.subscribe(&back, "a").await.unwrap().start();
     read_up_to(&mut back_events, "gap").await;
     assert_eq!((broker.stats().gaps, broker.stats().lagged), (2, 6));
 

@@ -25,15 +25,18 @@ use tower_sse::{
         redis::{ConnectError, RedisOptions, RedisStreams},
     },
     broker::{
-        BrokerBuilder, BrokerErrorKind, BrokerStats, Epoch, History, Outcome, Position, Resume,
-        SlowConsumer, Subscribe, TopicError, TopicName,
+        BrokerBuilder, BrokerErrorKind, BrokerStats, Epoch, History, Outcome, Position,
+        SlowConsumer, Subscribe, Subscription, TopicError, TopicName,
     },
     connection::{
         ClosedError, ConnectionStats, Drain, Drained, LimitError, Refusal, RefusalReason,
         SendError, StreamError, TrySendError,
     },
     event::{Decoded, Decoder, EventError, EventId, EventTooLong, EventType, Field, MessageEvent},
-    layer::{GuardError, PatternError, ResponseFuture, SseBody, SseService},
+    layer::{
+        GuardError, KeepAlive, Limits, OutboxLimits, PatternError, ResponseFuture, SseBody,
+        SseService, Welcome,
+    },
     serve::{Handshaking, Io, PeerAddr, Serve, TcpListener},
     test_util::{DirectProbe, EventReader, ReadError, Served, ServedFuture, WireBody},
 };
@@ -118,6 +121,10 @@ fn public_types_keep_their_auto_traits() {
         RefusalReason,
         EventTooLong,
         SseRejection,
+        KeepAlive,
+        Limits,
+        OutboxLimits,
+        Welcome,
     ];
     let of_topics = traits![
         Broker,
@@ -179,10 +186,10 @@ fn server_builder_is_send() {
 
 #[test]
 fn broker_types_are_send_but_record_stream_is_not_sync() {
-    let found = traits![Resume, Subscribe<'static>, RecordStream];
+    let found = traits![Subscription, Subscribe<'static>, RecordStream];
     let expected = [
         ("RecordStream", "Send Unpin"),
-        ("Resume", "Send Sync Unpin"),
+        ("Subscription", "Send Sync Unpin"),
         ("Subscribe<'static>", "Send Sync Unpin"),
     ];
     assert_eq!(
@@ -257,10 +264,10 @@ async fn connection_futures_are_send() {
     let broker = Broker::in_memory();
     is_send(broker.publish("a", event()));
     is_send(broker.subscribe(&sse, "a").into_future());
-    let resume = broker.subscribe(&sse, "a").await;
-    let resume = resume.expect("the connection is open");
-    is_send(resume.decided());
-    resume.live();
+    let subscription = broker.subscribe(&sse, "a").await;
+    let subscription = subscription.expect("the connection is open");
+    is_send(subscription.resolved());
+    subscription.start();
 
     let sent = tokio::spawn(async move { sse.send(event()).await });
     assert!(matches!(sent.await, Ok(Ok(()))));

@@ -300,14 +300,14 @@ fn find(module: &str) -> Result<(&'static str, u8, Half, Crates), String> {
         .ok_or_else(|| format!("`{module}` has no floor: give it one in tests/house/floors.rs"))
 }
 
-struct SourceFile {
-    path: PathBuf,
-    name: String,
+pub(super) struct SourceFile {
+    pub(super) path: PathBuf,
+    pub(super) name: String,
     /// Empty for the crate's root.
     module: Vec<String>,
 }
 
-fn source_files() -> io::Result<Vec<SourceFile>> {
+pub(super) fn source_files() -> io::Result<Vec<SourceFile>> {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("src");
     let mut files = Vec::new();
     let mut folders = vec![root.clone()];

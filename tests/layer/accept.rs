@@ -4,7 +4,8 @@ use super::rules;
 use http::{Method, StatusCode};
 use rules::{Call, Notes, Text, call, forever, get, plain};
 use std::task::Poll;
-use tower_sse::{Event, SseLayer};
+use support::Held;
+use tower_sse::{Event, SseLayer, layer::OutboxLimits};
 
 /// Calls the layer around a service that must not be called.
 fn call_accepting(layer: &SseLayer) -> Call {
@@ -24,7 +25,7 @@ fn function_receives_the_connection_and_the_request_head() {
     let (text, rest) = call_accepting(&layer).stream().rest();
     assert!(text.starts_with("event: welcome\n"), "{text}");
     rest.assert_ended();
-    assert!(layer.connections().is_empty());
+    assert_eq!(layer.registered().held(), 0);
 }
 
 #[test]
@@ -61,7 +62,7 @@ fn err_is_a_response_with_its_status() {
         assert!(response.body().is_end_stream());
         assert!(matches!(response.body_mut().poll(), Poll::Ready(None)));
         assert_eq!(notes.take(), ["own: declined"]);
-        assert!(layer.connections().is_empty());
+        assert_eq!(layer.registered().held(), 0);
     }
 }
 
@@ -70,8 +71,8 @@ fn function_that_has_sent_continues_inside_the_body() {
     let notes = Notes::default();
     let noted = notes.clone();
     let layer = SseLayer::new("/events/{n}")
-        .without_welcome()
-        .outbox(1, 1024)
+        .welcome(None)
+        .outbox(OutboxLimits::new().events(1).bytes(1024))
         .accept(move |sse, _| {
             let noted = noted.clone();
             async move {
@@ -132,7 +133,7 @@ fn ok_after_decline_is_a_204() {
     });
     let response = call_accepting(&layer).response();
     assert_eq!(response.status(), StatusCode::NO_CONTENT);
-    assert!(layer.connections().is_empty());
+    assert_eq!(layer.registered().held(), 0);
 }
 
 #[test]

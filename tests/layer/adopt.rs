@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
+use support::Held;
 
 use axum::{
     Router,
@@ -98,9 +99,9 @@ async fn adopted_axum_streams_are_counted_and_drained() {
         streams.push(events);
     }
     let stats = connections.stats();
-    assert_eq!((stats.open, stats.opened, stats.events), (20, 20, 20));
+    assert_eq!((stats.open, stats.opened, stats.events_sent), (20, 20, 20));
     assert_eq!(
-        stats.bytes,
+        stats.bytes_sent,
         20 * "event: old\ndata: as it was\n\n".len() as u64
     );
 
@@ -112,7 +113,7 @@ async fn adopted_axum_streams_are_counted_and_drained() {
     });
     let ended = futures_util::future::join_all(ended);
     let (drained, _) = tokio::join!(connections.drain().into_future(), ended);
-    assert_eq!((drained.ended, drained.cut), (20, 0));
+    assert_eq!((drained.ended, drained.aborted), (20, 0));
     assert_eq!(connections.stats().closed(CloseReason::Drained), 20);
 }
 
@@ -152,7 +153,7 @@ async fn frames_end_at_event_boundaries_for_any_chunking() {
 async fn events_of_the_layer_are_sent_between_inner_events() {
     let layer = layer();
     let (pieces, mut events) = adopted(&layer, Request::default()).await;
-    let connection = layer.connections().iter().next().unwrap();
+    let connection = layer.registered().iter().next().unwrap();
     pieces.send("data: 1\n\ndata: ".into()).await.unwrap();
     assert_eq!(frame(&mut events).await, "data: 1\n\n");
     // The second event has begun, and its start is held back.
@@ -161,7 +162,7 @@ async fn events_of_the_layer_are_sent_between_inner_events() {
     assert_eq!(frame(&mut events).await, ":\n");
     pieces.send("2\n\n".into()).await.unwrap();
     assert_eq!(frame(&mut events).await, "data: 2\n\n");
-    assert_eq!(layer.connections().stats().events, 3);
+    assert_eq!(layer.registered().stats().events_sent, 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +172,7 @@ async fn oversized_event_is_sent_in_parts_without_interleaving() {
     let line = Bytes::from(format!("data: {}\n", "x".repeat((1 << 20) - 1)));
     pieces.send(line.clone()).await.unwrap();
     assert_eq!(events.frame().await.unwrap(), line);
-    let connection = layer.connections().iter().next().unwrap();
+    let connection = layer.registered().iter().next().unwrap();
     connection.try_send(Event::message("waits")).unwrap();
     let waiting = tokio::time::timeout(Duration::from_secs(30), events.frame()).await;
     assert!(waiting.is_err(), "{waiting:?}");
@@ -187,11 +188,11 @@ async fn unfinished_event_does_not_outlast_a_drain() {
     let endless = Bytes::from(vec![b'x'; 2 << 20]);
     pieces.send(endless.clone()).await.unwrap();
     assert_eq!(events.frame().await.unwrap(), endless);
-    let drain = tokio::spawn(layer.connections().drain().into_future());
+    let drain = tokio::spawn(layer.registered().drain().into_future());
     let broken = events.frame().await;
     assert!(matches!(broken, Err(ReadError::Broken(_))), "{broken:?}");
     let drained = drain.await.unwrap();
-    assert_eq!((drained.ended, drained.cut), (0, 1));
+    assert_eq!((drained.ended, drained.aborted), (0, 1));
     // The inner stream is let go of.
     assert!(pieces.is_closed());
 }
@@ -203,7 +204,7 @@ async fn drain_aborts_only_unfinished_completions() {
         let request = Request::post("/").body(()).unwrap();
         let (pieces, mut events) = adopted(&layer, request).await;
         pieces.send("data: 1\n\n".into()).await.unwrap();
-        let drain = tokio::spawn(layer.connections().drain().into_future());
+        let drain = tokio::spawn(layer.registered().drain().into_future());
         // On paused time: before the earliest cut of a drain, and as a rule after it has begun here.
         tokio::time::sleep(Duration::from_millis(4_900)).await;
         pieces.send("data: 2\n\n".into()).await.unwrap();
@@ -221,7 +222,7 @@ async fn drain_aborts_only_unfinished_completions() {
             (0, 1)
         };
         let ended = drain.await.unwrap();
-        assert_eq!((ended.ended, ended.cut), drained);
+        assert_eq!((ended.ended, ended.aborted), drained);
     }
 }
 
@@ -258,7 +259,7 @@ async fn adopted_stream_ends_as_its_inner_stream_does() {
         CloseReason::ClientGone,
     ];
     assert_eq!(*reasons.lock().unwrap(), expected);
-    assert!(layer.connections().is_empty());
+    assert_eq!(layer.registered().held(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,7 +279,7 @@ async fn adopted_stream_has_connection_limit_and_lifetime() {
     assert!(matches!(other.event().await, Err(ReadError::Ended)));
     while !matches!(events.decoded().await, Err(ReadError::Ended)) {}
     assert!(pieces.is_closed());
-    assert_eq!(layer.connections().stats().closed(CloseReason::Lifetime), 1);
+    assert_eq!(layer.registered().stats().closed(CloseReason::Lifetime), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,7 +310,7 @@ async fn responses_not_eligible_for_adoption_pass_unchanged() {
         assert_eq!(response.status().as_u16(), status);
         assert!(!response.headers().contains_key("cache-control"));
         assert_eq!(response.body().size_hint().exact(), Some(7));
-        assert!(layer.connections().is_empty());
+        assert_eq!(layer.registered().held(), 0);
     }
 }
 
@@ -343,7 +344,7 @@ async fn adopted_stream_does_not_block_server_shutdown() {
     stop.send(()).unwrap();
     let drain = connections.drain().over(Duration::from_millis(50));
     let drained = drain.await;
-    assert_eq!((drained.ended, drained.cut), (1, 0));
+    assert_eq!((drained.ended, drained.aborted), (1, 0));
     let mut rest = tower_sse::event::Decoder::new();
     while let Some(chunk) = response.chunk().await.unwrap() {
         rest.feed(&chunk).unwrap();

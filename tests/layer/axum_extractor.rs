@@ -10,7 +10,8 @@ use axum::{
 use http::{Request, StatusCode};
 use tower::ServiceExt;
 use tower_sse::{
-    Error, Event, SseConnection, SseLayer, axum::SseRejection, connection::TrySendError, test_util,
+    Error, Event, SseConnection, SseLayer, axum::SseRejection, connection::TrySendError,
+    layer::OutboxLimits, test_util,
 };
 
 async fn hello(sse: SseConnection) -> Result<(), Error> {
@@ -116,7 +117,7 @@ async fn axum_and_layer_capture_equal_path_parameters() {
 
     let app = Router::new()
         .route("/rooms/{room}/events", get(room))
-        .layer(SseLayer::new("/rooms/{room}/events").without_welcome());
+        .layer(SseLayer::new("/rooms/{room}/events").welcome(None));
     let request = request("GET", "/rooms/a%20b%2Fc/events", "*/*");
     let mut events = paths::open(app, request).await.unwrap().into_body();
     assert_eq!(events.event().await.unwrap().data, "a b/c");
@@ -147,7 +148,7 @@ async fn handler_error_after_start_aborts_the_stream() {
     }
 
     let app = Router::new().route("/events", get(fails));
-    let app = app.layer(SseLayer::new("/events").without_welcome());
+    let app = app.layer(SseLayer::new("/events").welcome(None));
     let request = request("GET", "/events", "*/*");
     let mut events = paths::open(app, request).await.unwrap().into_body();
     assert_eq!(events.event().await.unwrap().data, "a");
@@ -172,7 +173,7 @@ async fn invalid_event_gets_500_without_details() {
 
 #[tokio::test(start_paused = true)]
 async fn errors_of_sending_are_503() {
-    let layer = SseLayer::any_path().outbox(1, 1);
+    let layer = SseLayer::any_path().outbox(OutboxLimits::new().events(1).bytes(1));
     let (sse, mut events) = paths::connection_of(&layer, Request::default()).await;
     sse.try_send(Event::message("a")).unwrap();
     let full = sse.try_send(Event::message("b")).unwrap_err();

@@ -2,6 +2,7 @@
 
 use super::paths;
 use std::{convert::Infallible, error::Error, time::Duration};
+use support::Held;
 
 use axum::{
     Extension, Json, Router,
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_sse::{
     Broker, CloseReason, Connections, Event, SseConnection, SseLayer,
+    layer::Limits,
     test_util::{EventReader, ReadError},
 };
 
@@ -48,11 +50,11 @@ async fn handler_limits_the_streams_of_each_user() -> TestResult {
     ) -> Result<(), tower_sse::Error> {
         sse.limit(&user, 2)?;
         let topic = format!("user:{}", user.0);
-        broker.subscribe(&sse, topic).await?.live();
+        broker.subscribe(&sse, topic).await?.start();
         Ok(())
     }
     let layer = SseLayer::new("/events");
-    let figures = layer.connections().clone();
+    let figures = layer.registered().clone();
     let app = |user: u64, broker: &Broker| {
         Router::new()
             .route("/events", get(events))
@@ -84,7 +86,9 @@ async fn handler_limits_the_streams_of_each_user() -> TestResult {
 async fn key_limit_from_the_request_needs_no_handler() -> TestResult {
     let layer = SseLayer::new("/events")
         .max_connections(3)
-        .max_connections_per(1, |request| request.extensions.get::<UserId>().cloned())
+        .limits(
+            Limits::new().connections_per(1, |request| request.extensions.get::<UserId>().cloned()),
+        )
         .hold_open(true);
     let app = |user: u64| {
         Router::new()
@@ -179,9 +183,9 @@ async fn drain_waits_for_handlers_and_aborts_at_its_deadline() -> TestResult {
     assert!(matches!(error, ReadError::Broken(_)), "{error}");
 
     let drained = drain.await?;
-    assert_eq!((drained.ended, drained.cut), (1, 1));
+    assert_eq!((drained.ended, drained.aborted), (1, 1));
     assert!(began.elapsed() <= 11 * SECOND, "{:?}", began.elapsed());
-    assert!(connections.is_draining() && connections.is_empty());
+    assert!(connections.is_draining() && connections.held() == 0);
     let (mut refused, reconnect) = first(&app, "/count").await?;
     assert_eq!(reconnect, "reconnect");
     refused.end().await?;

@@ -4,7 +4,7 @@ use super::rules;
 use http::{HeaderMap, Response, Version};
 use rules::{Text, call, forever, get, open, plain, sse_of};
 use std::time::Duration;
-use tower_sse::{Event, SseLayer};
+use tower_sse::{Event, SseLayer, layer::Welcome};
 
 fn answer_with(headers: &[(&'static str, &'static str)]) -> Response<rules::Stream> {
     let mut response = Response::new(Text::from("the inner body"));
@@ -123,7 +123,7 @@ fn first_event_is_a_welcome_with_uuid_and_retry() {
 
 #[test]
 fn welcome_precedes_the_event_that_starts_the_stream() {
-    let layer = SseLayer::new("/events").welcome(|_| Event::message("welcome"));
+    let layer = SseLayer::new("/events").welcome(Welcome::new(|_| Event::message("welcome")));
     let mut stream = call(&layer, get("/events"), async |request| {
         sse_of(&request).try_send(Event::message("sent")).unwrap();
         plain()
@@ -135,7 +135,7 @@ fn welcome_precedes_the_event_that_starts_the_stream() {
 
 #[test]
 fn retry_of_the_welcome_can_be_set_or_omitted() {
-    let layer = SseLayer::new("/events").welcome(|_| Event::message("hi"));
+    let layer = SseLayer::new("/events").welcome(Welcome::new(|_| Event::message("hi")));
     for (time, expected) in [
         (Duration::from_millis(1500), "data: hi\nretry: 1500\n\n"),
         (Duration::from_micros(1999), "data: hi\nretry: 1\n\n"),
@@ -145,16 +145,16 @@ fn retry_of_the_welcome_can_be_set_or_omitted() {
     ] {
         assert_eq!(first_frame(&layer.clone().retry(time)).0, expected);
     }
-    let without = first_frame(&layer.without_retry()).0;
+    let without = first_frame(&layer.retry(None)).0;
     assert_eq!(without, "data: hi\n\n");
 }
 
 #[test]
 fn the_welcome_can_be_made_by_a_function() {
-    let layer = SseLayer::new("/events").welcome(|sse| {
+    let layer = SseLayer::new("/events").welcome(Welcome::new(|sse| {
         let event = Event::new("hello", sse.uuid().to_string()).unwrap();
         event.id("0").unwrap()
-    });
+    }));
     let (text, uuid) = first_frame(&layer);
     let expected = format!("event: hello\ndata: {uuid}\nid: 0\nretry: 3000\n\n");
     assert_eq!(text, expected);
@@ -162,31 +162,34 @@ fn the_welcome_can_be_made_by_a_function() {
 
 #[test]
 fn welcome_with_its_own_retry_keeps_it() {
-    let layer =
-        SseLayer::new("/events").welcome(|_| Event::message("hi").retry(Duration::from_secs(60)));
+    let layer = SseLayer::new("/events").welcome(Welcome::new(|_| {
+        Event::message("hi").retry(Duration::from_secs(60))
+    }));
     assert_eq!(first_frame(&layer).0, "data: hi\nretry: 60000\n\n");
 }
 
 #[test]
 fn comment_welcome_gets_no_retry() {
     // Some clients would make an empty event of a `retry` that comes alone.
-    let layer = SseLayer::new("/events").welcome(|_| Event::comment("hi"));
+    let layer = SseLayer::new("/events").welcome(Welcome::new(|_| Event::comment("hi")));
     assert_eq!(first_frame(&layer).0, ": hi\n");
 }
 
 #[test]
 fn event_sent_by_the_welcome_function_follows_the_welcome() {
-    let layer = SseLayer::new("/events").without_retry().welcome(|sse| {
-        sse.try_send(Event::message("second")).unwrap();
-        Event::message("first")
-    });
+    let layer = SseLayer::new("/events")
+        .retry(None)
+        .welcome(Welcome::new(|sse| {
+            sse.try_send(Event::message("second")).unwrap();
+            Event::message("first")
+        }));
     let (_sse, mut stream) = open(&layer);
     assert_eq!(stream.rest().0, "data: first\n\ndata: second\n\n");
 }
 
 #[test]
 fn without_welcome_the_first_event_is_the_first_frame() {
-    let layer = SseLayer::new("/events").without_welcome();
+    let layer = SseLayer::new("/events").welcome(None);
     let (sse, mut stream) = open(&layer);
     stream.assert_waits();
     sse.try_send(Event::message("first")).unwrap();

@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 use tokio_test::block_on;
-use tower_sse::{CloseReason, Connections, Event, SseConnection, SseLayer};
+use tower_sse::{CloseReason, Connections, Event, SseConnection, SseLayer, layer::Limits};
 
 fn layer() -> SseLayer {
     paths::without_welcome(SseLayer::new("/events"))
@@ -80,8 +80,8 @@ fn max_connections_is_exact() {
         let mut opened: Vec<_> = (0..most).map(|_| open(&layer)).collect();
         for refused in 1..=3 {
             assert_refused(try_open(&layer, get("/events")), "full");
-            assert_eq!(layer.connections().len(), most);
-            assert_eq!(layer.connections().stats().refused, refused);
+            assert_eq!(layer.registered().len(), most);
+            assert_eq!(layer.registered().stats().refused, refused);
         }
         // Those that were there are, and are not ended to make room.
         for (sse, stream) in &mut opened {
@@ -142,7 +142,7 @@ fn connections_of_other_layers_in_the_registry_count() {
 
 #[test]
 fn max_connections_per_key_is_exact() {
-    let layer = layer().max_connections_per(2, header("user"));
+    let layer = layer().limits(Limits::new().connections_per(2, header("user")));
     let of = |user| try_open(&layer, with_header("user", user));
     let first = of("ann").unwrap();
     let second = of("ann").unwrap();
@@ -153,15 +153,17 @@ fn max_connections_per_key_is_exact() {
     drop(first);
     let _third = of("ann").unwrap();
     assert_refused(of("ann"), "key_full");
-    assert_eq!(layer.connections().stats().refused, 2);
+    assert_eq!(layer.registered().stats().refused, 2);
     drop(second);
 }
 
 #[test]
 fn refusal_by_one_limit_releases_the_other_limits() {
     let layer = layer()
-        .max_connections_per(2, header("user"))
-        .max_connections_per(1, |parts| header("room")(parts).map(Arc::<str>::from));
+        .limits(Limits::new().connections_per(2, header("user")))
+        .limits(
+            Limits::new().connections_per(1, |parts| header("room")(parts).map(Arc::<str>::from)),
+        );
     let of = |room| {
         let mut request = with_header("user", "ann");
         let room = http::HeaderValue::from_static(room);
@@ -182,8 +184,8 @@ fn refusal_by_one_limit_releases_the_other_limits() {
 fn tighter_of_two_limits_with_one_key_applies() {
     for (first, second) in [(1, 2), (2, 1)] {
         let layer = layer()
-            .max_connections_per(first, |_| Some("all"))
-            .max_connections_per(second, |_| Some("all"));
+            .limits(Limits::new().connections_per(first, |_| Some("all")))
+            .limits(Limits::new().connections_per(second, |_| Some("all")));
         for _ in 0..2 {
             let opened = try_open(&layer, get("/events"));
             assert_eq!(opened.as_ref().err(), None);
@@ -195,8 +197,8 @@ fn tighter_of_two_limits_with_one_key_applies() {
 #[test]
 fn values_of_different_types_are_different_keys() {
     let layer = layer()
-        .max_connections_per(1, |_| Some(1_u8))
-        .max_connections_per(1, |_| Some(1_u16));
+        .limits(Limits::new().connections_per(1, |_| Some(1_u8)))
+        .limits(Limits::new().connections_per(1, |_| Some(1_u16)));
     let (sse, _stream) = open(&layer);
     for limited in [
         sse.limit(&1_u32, 1),
@@ -225,17 +227,17 @@ fn handler_can_limit_a_key_of_its_own() {
     let _second = of("ann").unwrap();
     let _other = of("bob").unwrap();
     assert_refused(of("ann"), "key_full");
-    assert_eq!(layer.connections().len(), 3);
+    assert_eq!(layer.registered().len(), 3);
     drop(first);
     let _third = of("ann").unwrap();
     assert_refused(of("ann"), "key_full");
-    let stats = layer.connections().stats();
+    let stats = layer.registered().stats();
     assert_eq!((stats.refused, stats.closed(CloseReason::Refused)), (2, 2));
 }
 
 #[test]
 fn repeated_limit_of_one_key_counts_once() {
-    let layer = layer().max_connections_per(2, |_| Some("ann"));
+    let layer = layer().limits(Limits::new().connections_per(2, |_| Some("ann")));
     let (first, one) = open(&layer);
     for _ in 0..5 {
         first.limit(&"ann", 1).unwrap();
@@ -243,7 +245,7 @@ fn repeated_limit_of_one_key_counts_once() {
     }
     let (second, _two) = open(&layer);
     assert_eq!(second.limit(&"other", 1).unwrap_err().to_string(), {
-        "there are 1 event streams of this kind already"
+        "connection limit of 1 reached for this key"
     });
     assert_refused(try_open(&layer, get("/events")), "key_full");
     drop(one);
@@ -270,7 +272,7 @@ fn started_stream_over_the_limit_is_closed() {
     assert!(text.starts_with(last), "{text}");
     assert_eq!(text.matches("\n\n").count(), 2);
     assert_eq!(block_on(second.closed()), CloseReason::Refused);
-    let stats = layer.connections().stats();
+    let stats = layer.registered().stats();
     assert_eq!((stats.refused, stats.closed(CloseReason::Refused)), (1, 1));
 
     first.try_send(Event::message("on")).unwrap();
@@ -303,7 +305,7 @@ fn concurrent_threads_never_exceed_a_limit() {
     const THREADS: usize = 6;
     let layer = layer()
         .max_connections(4)
-        .max_connections_per(2, header("user"));
+        .limits(Limits::new().connections_per(2, header("user")));
     let of_user = [const { AtomicUsize::new(0) }; 3];
     let in_all = AtomicUsize::new(0);
     let refused = AtomicUsize::new(0);
@@ -337,7 +339,7 @@ fn concurrent_threads_never_exceed_a_limit() {
             });
         }
     });
-    let stats = layer.connections().stats();
+    let stats = layer.registered().stats();
     assert_eq!(stats.refused, refused.load(SeqCst) as u64);
     assert_eq!(stats.opened + stats.refused, (THREADS * 400) as u64);
     assert_eq!(stats.open, 0);

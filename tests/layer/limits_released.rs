@@ -9,19 +9,21 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
+use support::Held;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, service_fn};
 use tower_sse::{
     Broker, CloseReason, Event, SseConnection, SseLayer,
     broker::{History, SlowConsumer},
+    layer::Limits,
 };
 
 /// Admits one connection, by all bounds that there are.
 fn layer() -> SseLayer {
     let layer = SseLayer::new("/events")
         .max_connections(1)
-        .max_connections_per(1, |_| Some("all"))
-        .without_keep_alive();
+        .limits(Limits::new().connections_per(1, |_| Some("all")))
+        .keep_alive(None);
     paths::without_welcome(layer)
 }
 
@@ -59,7 +61,7 @@ fn assert_full(layer: &SseLayer) {
 /// There is room for one again, and for one only.
 #[track_caller]
 fn assert_released(layer: &SseLayer) {
-    assert!(layer.connections().is_empty());
+    assert_eq!(layer.registered().held(), 0);
     for _ in 0..2 {
         let (sse, stream) = open(layer);
         assert_full(layer);
@@ -219,17 +221,17 @@ fn body_dropped_after_any_poll_releases_its_limits() {
 
 #[test]
 fn ended_stream_releases_its_limits() {
-    let ends: [fn(SseConnection) -> bool; 4] = [
+    let ends: [fn(SseConnection); 4] = [
         |sse| sse.close(),
         |sse| sse.fail("broken"),
-        |sse| sse.close_with(Event::message("bye")).is_ok(),
-        |_| true,
+        |sse| sse.close_with(Event::message("bye")).unwrap(),
+        |_| {},
     ];
     for end in ends {
         let layer = layer();
         let (sse, mut stream) = open(&layer);
         sse.try_send(Event::message("queued")).unwrap();
-        assert!(end(sse));
+        end(sse);
         assert_full(&layer);
         let (_, rest) = stream.rest();
         assert!(!matches!(rest, Rest::Waits));
@@ -279,7 +281,7 @@ fn limits_are_released_before_hooks_run() {
 /// Waits until the connection has ended without anybody polling its body.
 async fn ended(layer: &SseLayer, sse: &SseConnection) -> CloseReason {
     let began = Instant::now();
-    while !layer.connections().is_empty() {
+    while layer.registered().held() > 0 {
         assert!(
             began.elapsed() < Duration::from_secs(600),
             "{sse:?} is there still"
@@ -300,17 +302,17 @@ async fn stalled_stream_releases_its_limits() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_subscriber_releases_its_limits() {
-    let layer = layer().without_stall_timeout();
+    let layer = layer().stall_timeout(None);
     let history = History::default().events(2);
     let builder = Broker::builder().history(history);
     let broker = builder.slow_consumer(SlowConsumer::Disconnect).in_memory();
     let (sse, _stream) = open(&layer);
-    broker.subscribe(&sse, "a").await.unwrap().live();
+    broker.subscribe(&sse, "a").await.unwrap().start();
     for _ in 0..5 {
         broker.publish("a", Event::message("x")).await.unwrap();
     }
     assert_eq!(ended(&layer, &sse).await, CloseReason::SlowConsumer);
-    assert_eq!(broker.subscribers("a").unwrap(), 0);
+    assert_eq!(broker.subscriber_count("a").unwrap(), 0);
     assert_released(&layer);
 }
 
@@ -326,10 +328,10 @@ async fn unread_stream_past_its_lifetime_releases_its_limits() {
 
 #[tokio::test(start_paused = true)]
 async fn unread_closed_stream_releases_its_limits() {
-    let layer = layer().without_stall_timeout();
+    let layer = layer().stall_timeout(None);
     let (sse, _stream) = open(&layer);
     sse.try_send(Event::message("never taken")).unwrap();
-    layer.connections().close_where(|_| true);
+    layer.registered().close_where(|_| true);
     assert_eq!(ended(&layer, &sse).await, CloseReason::Closed);
     assert_released(&layer);
 }
@@ -338,8 +340,8 @@ async fn unread_closed_stream_releases_its_limits() {
 async fn drained_stream_is_deregistered() {
     let layer = layer();
     let (sse, _stream) = open(&layer);
-    let drained = layer.connections().drain().await;
-    assert_eq!((drained.ended, drained.cut), (0, 1));
+    let drained = layer.registered().drain().await;
+    assert_eq!((drained.ended, drained.aborted), (0, 1));
     assert_eq!(sse.closed().await, CloseReason::Drained);
-    assert!(layer.connections().is_empty());
+    assert_eq!(layer.registered().held(), 0);
 }

@@ -6,6 +6,7 @@
 
 mod guards;
 mod guards_matrix;
+mod zero_values;
 
 #[path = "."]
 mod bodies {

@@ -4,10 +4,12 @@ use super::rules;
 use http::{HeaderMap, Method, Request, Version, header};
 use rules::{Answer, Text, call, get, open, plain, sse_of};
 use std::{collections::HashSet, time::Duration};
+use support::Held;
 use tower_sse::{
     CloseReason, Connections, SseLayer,
     connection::Refusal,
     event::{Decoded, Decoder, EventType, MessageEvent},
+    layer::Limits,
 };
 
 /// A layer without room.
@@ -49,11 +51,11 @@ struct Refused {
 /// Asks a layer that refuses, and sees that nobody is called and nothing registered.
 #[track_caller]
 fn ask(layer: &SseLayer, request: Request<Text>) -> Refused {
-    let before = layer.connections().stats();
+    let before = layer.registered().stats();
     let handler = async |_| -> Answer { panic!("the inner service is called") };
     let (head, mut body) = call(layer, request, handler).response().into_parts();
-    let after = layer.connections().stats();
-    assert!(layer.connections().is_empty());
+    let after = layer.registered().stats();
+    assert_eq!(layer.registered().held(), 0);
     assert_eq!(after.refused, before.refused + 1);
     assert_eq!((after.opened, after.closed(CloseReason::Refused)), (0, 0));
 
@@ -125,13 +127,16 @@ fn get_gets_a_retry_event_and_other_methods_a_503() {
     ask(&full(), of(Method::POST)).assert_unavailable(FULL);
     ask(&draining(), of(Method::GET)).assert_later("draining");
     ask(&draining(), of(Method::POST)).assert_unavailable(STOPS);
-    let keyed = SseLayer::new("/events").max_connections_per(0, |_| Some(()));
+    let keyed = SseLayer::new("/events").limits(Limits::new().connections_per(0, |_| Some(())));
     ask(&keyed, of(Method::GET)).assert_later("key_full");
 }
 
 #[test]
 fn refused_head_request_gets_the_head_of_get() {
-    for layer in [full(), full().refusal(Refusal::Unavailable)] {
+    for layer in [
+        full(),
+        full().limits(Limits::new().refusal(Refusal::Unavailable)),
+    ] {
         let of_get = ask(&layer, of(Method::GET));
         let mut of_head = ask(&layer, of(Method::HEAD));
         assert_eq!((&*of_head.text, of_head.exact_size), ("", None));
@@ -145,8 +150,8 @@ fn refused_head_request_gets_the_head_of_get() {
 
 #[test]
 fn refusal_kind_can_be_set_for_all_methods() {
-    let later = full().refusal(Refusal::RetryLater);
-    let unavailable = full().refusal(Refusal::Unavailable);
+    let later = full().limits(Limits::new().refusal(Refusal::RetryLater));
+    let unavailable = full().limits(Limits::new().refusal(Refusal::Unavailable));
     for method in [Method::GET, Method::POST] {
         ask(&later, of(method.clone())).assert_later("full");
         ask(&unavailable, of(method)).assert_unavailable(FULL);
@@ -166,7 +171,7 @@ fn refusal_event_uses_the_configured_name() {
     assert_eq!(refused.events[0].event_type, "busy");
     assert_eq!(refused.retries.len(), 1);
 
-    let refused = ask(&full().without_reconnect_event(), of(Method::GET));
+    let refused = ask(&full().reconnect_event(None), of(Method::GET));
     assert_eq!(refused.events, []);
     assert_eq!(refused.retries.len(), 1, "the time comes all the same");
 }
@@ -177,7 +182,10 @@ fn retry_delays_are_drawn_from_their_range() {
         ((5_000, 15_000), full()),
         (
             (100, 1_100),
-            full().refusal_retry(Duration::from_millis(100), Duration::from_millis(1_100)),
+            full().limits(
+                Limits::new()
+                    .refusal_retry(Duration::from_millis(100)..=Duration::from_millis(1_100)),
+            ),
         ),
     ] {
         let times: HashSet<_> = (0..200)
@@ -193,11 +201,14 @@ fn retry_delays_are_drawn_from_their_range() {
     }
     // Whole seconds, and never less than was meant.
     let time = Duration::from_millis(1_001);
-    let refused = ask(&full().refusal_retry(time, time), of(Method::POST));
+    let refused = ask(
+        &full().limits(Limits::new().refusal_retry(time..=time)),
+        of(Method::POST),
+    );
     assert_eq!(refused.headers[header::RETRY_AFTER], "2");
     let time = Duration::from_secs(3);
     let refused = ask(
-        &full().refusal_retry(time, Duration::ZERO),
+        &full().limits(Limits::new().refusal_retry(time..=time)),
         of(Method::POST),
     );
     assert_eq!(refused.headers[header::RETRY_AFTER], "3");
@@ -244,7 +255,7 @@ fn unmatched_requests_pass_through() {
                 .into_body();
             assert_eq!(body.rest().0, "the inner body");
         }
-        assert_eq!(layer.connections().stats().refused, 0);
+        assert_eq!(layer.registered().stats().refused, 0);
     }
 }
 
@@ -276,8 +287,8 @@ fn limit_refused_in_a_handler_overrides_its_response() {
                 "of the same kind"
             };
             assert!(text.contains(expected), "{text}");
-            assert_eq!(layer.connections().len(), 1);
-            assert_eq!(layer.connections().stats().refused, 1);
+            assert_eq!(layer.registered().len(), 1);
+            assert_eq!(layer.registered().stats().refused, 1);
         }
     }
 }

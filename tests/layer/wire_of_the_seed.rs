@@ -3,7 +3,7 @@
 use super::rules;
 use rules::{call_sse, open, plain};
 use serde::Serialize;
-use tower_sse::{Event, SseLayer};
+use tower_sse::{Event, SseLayer, layer::OutboxLimits};
 
 #[derive(Serialize)]
 struct Order {
@@ -48,7 +48,7 @@ fn the_welcome_is_number_0_also_when_a_send_starts_the_stream() {
 
 #[test]
 fn without_a_welcome_the_first_event_is_number_0() {
-    let layer = SseLayer::new("/events").numbered(true).without_welcome();
+    let layer = SseLayer::new("/events").numbered(true).welcome(None);
     let (sse, mut stream) = open(&layer);
     sse.try_send(Event::message("a")).unwrap();
     sse.try_send(Event::message("b")).unwrap();
@@ -68,7 +68,9 @@ fn event_numbers_are_per_connection() {
 
 #[test]
 fn refused_event_uses_no_number() {
-    let layer = SseLayer::new("/events").numbered(true).outbox(1, 1);
+    let layer = SseLayer::new("/events")
+        .numbered(true)
+        .outbox(OutboxLimits::new().events(1).bytes(1));
     let (sse, mut stream) = open(&layer);
     stream.frame();
     sse.try_send(Event::message("a")).unwrap();
@@ -99,7 +101,7 @@ fn events_are_not_numbered_by_default() {
 
 #[test]
 fn envelope_is_sent_as_type_event_with_the_name_inside() {
-    let layer = SseLayer::new("/events").without_welcome();
+    let layer = SseLayer::new("/events").welcome(None);
     let (sse, mut stream) = open(&layer);
     sse.try_send(Event::envelope("placed", &ORDER).unwrap())
         .unwrap();

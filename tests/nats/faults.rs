@@ -13,7 +13,7 @@ use support::{
     LIMIT,
     nats::NatsServer,
     nodes::TOLD,
-    topics::{Client, decided, publish, try_publish},
+    topics::{Client, publish, resolved, try_publish},
     until, within,
 };
 use tokio::{
@@ -38,8 +38,8 @@ async fn broker_starts_without_its_server() {
     let broker = Broker::new(log.clone());
 
     let mut client = Client::connect(None).await;
-    let resume = broker.subscribe(&client.sse, "a").await.unwrap();
-    assert_eq!(resume.outcome(), Outcome::Pending);
+    let subscription = broker.subscribe(&client.sse, "a").await.unwrap();
+    assert_eq!(subscription.outcome(), Outcome::Pending);
     let welcome = client.events.event().await.unwrap();
     assert_eq!(welcome.event_type, "welcome");
     let heartbeat = client.events.decoded().await;
@@ -57,8 +57,8 @@ async fn broker_starts_without_its_server() {
     within("a connection", connected.wait_for(|it| *it))
         .await
         .unwrap();
-    assert_eq!(decided(&resume).await, Outcome::Fresh);
-    resume.live();
+    assert_eq!(resolved(&subscription).await, Outcome::Fresh);
+    subscription.start();
     publish(&broker, "a", "1").await;
     assert_eq!(client.next().await, "1");
     assert!(log.is_connected());
@@ -77,12 +77,12 @@ async fn client_resuming_during_an_outage_gets_missed_events() {
 
     let broker = Broker::new(server.log().await);
     let mut client = Client::connect(Some(place)).await;
-    let resume = broker.subscribe(&client.sse, "a").await.unwrap();
-    assert_eq!(resume.outcome(), Outcome::Pending);
+    let subscription = broker.subscribe(&client.sse, "a").await.unwrap();
+    assert_eq!(subscription.outcome(), Outcome::Pending);
     // A place that the log cannot know is told of as soon as the log can be read.
     let other = Position::new(place.epoch(), 77, 7);
     let mut lost = Client::connect(Some(other)).await;
-    let lost_resume = broker.subscribe(&lost.sse, "a").await.unwrap();
+    let lost_subscription = broker.subscribe(&lost.sse, "a").await.unwrap();
     for client in [&mut client, &mut lost] {
         assert_eq!(client.events.event().await.unwrap().event_type, "welcome");
         for _ in 0..10 {
@@ -93,13 +93,13 @@ async fn client_resuming_during_an_outage_gets_missed_events() {
             );
         }
     }
-    assert_eq!(resume.outcome(), Outcome::Pending);
+    assert_eq!(subscription.outcome(), Outcome::Pending);
     server.restart().await;
-    assert_eq!(decided(&lost_resume).await, Outcome::Gap);
-    lost_resume.live();
+    assert_eq!(resolved(&lost_subscription).await, Outcome::Gap);
+    lost_subscription.start();
     lost.gap().await;
-    assert_eq!(decided(&resume).await, Outcome::Exact);
-    resume.live();
+    assert_eq!(resolved(&subscription).await, Outcome::Exact);
+    subscription.start();
     assert_eq!(client.take(2).await, ["1", "2"]);
     publish(&broker, "a", "3").await;
     assert_eq!(client.next().await, "3");

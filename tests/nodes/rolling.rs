@@ -91,12 +91,12 @@ async fn client(
         let request = request.body(()).unwrap();
         let (sse, events) = connection_of(&node.layer, request).await;
         let mut events = events.time_limit(LIMIT);
-        let Ok(resume) = node.broker.subscribe(&sse, &topic).await else {
+        let Ok(subscription) = node.broker.subscribe(&sse, &topic).await else {
             continue; // closed meanwhile
         };
-        let outcome = resume.decided().await;
+        let outcome = subscription.resolved().await;
         assert_ne!(outcome, Outcome::Gap, "from {id} on node {}", node.number);
-        resume.live();
+        subscription.start();
         drop(sse);
         if !balancer.has(node.number) {
             continue;

@@ -43,7 +43,7 @@ struct Shared {
 
 async fn others(State(shared): State<Shared>, sse: SseConnection) {
     let subscription = shared.broker.subscribe(&sse, "topic").await.unwrap();
-    subscription.live();
+    subscription.start();
 }
 
 /// Never yields: it blocks its worker thread until it is stopped.

@@ -68,7 +68,7 @@ async fn lifetime_closes_a_blocked_socket() {
     let layer = SseLayer::new("/events")
         .stall_timeout(1000 * SECOND)
         .max_lifetime(20 * SECOND)
-        .grace(10 * SECOND);
+        .close_timeout(10 * SECOND);
     let blocked = Blocked::open(layer).await;
     // A lifetime is shortened at random, by a tenth at most.
     blocked.ends(CloseReason::Lifetime, 28 * SECOND).await;
@@ -80,7 +80,7 @@ async fn drain_deadline_closes_a_blocked_socket() {
     let blocked = Blocked::open(layer).await;
     let drain = blocked.streams.connections.drain();
     let drained = drain.over(SECOND).deadline(20 * SECOND).await;
-    assert_eq!((drained.ended, drained.cut), (0, 1));
+    assert_eq!((drained.ended, drained.aborted), (0, 1));
     blocked.ends(CloseReason::Drained, 19 * SECOND).await;
 }
 
@@ -97,7 +97,7 @@ async fn stall_timeout_closes_a_blocked_socket() {
 async fn close_timeout_closes_a_blocked_socket() {
     let layer = SseLayer::new("/events")
         .stall_timeout(1000 * SECOND)
-        .grace(10 * SECOND);
+        .close_timeout(10 * SECOND);
     let blocked = Blocked::open(layer).await;
     blocked.sse.close();
     blocked.ends(CloseReason::Closed, 10 * SECOND).await;

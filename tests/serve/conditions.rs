@@ -336,7 +336,7 @@ async fn reading_the_body_answers_expect_100_continue() {
         };
         let router = Router::new()
             .route("/events", any(handler))
-            .layer(layer().without_keep_alive());
+            .layer(layer().keep_alive(None));
         let server = Server::ours(router, true).await;
         let request =
             "POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\nexpect: 100-continue\r\n";

@@ -33,8 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(1);
 
 fn quiet() -> SseLayer {
     SseLayer::new("/events")
-        .without_keep_alive()
-        .without_stall_timeout()
+        .keep_alive(None)
+        .stall_timeout(None)
 }
 
 /// A server with buffers as small as they get, and a stream on it.
@@ -136,15 +136,15 @@ async fn stalled_client_is_closed_with_only_heartbeats_to_write() {
                     reason = sse.closed() => break reason,
                     _ = looks.tick() => {}
                 }
-                taken.push((Instant::now(), streams.connections.stats().bytes));
+                taken.push((Instant::now(), streams.connections.stats().bytes_sent));
             }
         })
         .await;
         let end = Instant::now();
         assert_eq!(reason, CloseReason::ClientGone);
         let stats = streams.connections.stats();
-        assert_eq!(stats.events, 1, "the welcome alone");
-        assert!(stats.bytes > 20, "heartbeats");
+        assert_eq!(stats.events_sent, 1, "the welcome alone");
+        assert!(stats.bytes_sent > 20, "heartbeats");
         assert_eq!(is_direct, streams.direct() == 1);
         streams.gone().await;
         let mut text = Vec::new();

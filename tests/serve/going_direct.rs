@@ -83,7 +83,7 @@ async fn stream_is_direct_whatever_its_layers_and_handler_do() {
     }
     let running = Streams::with(layer(), Change::Nothing, true);
     assert!(is_direct(running, GET).await, "a handler runs");
-    let quiet = Streams::with(layer().without_welcome(), Change::Nothing, false);
+    let quiet = Streams::with(layer().welcome(None), Change::Nothing, false);
     assert!(is_direct(quiet, GET).await, "nothing to send at first");
 }
 
@@ -189,7 +189,7 @@ async fn wires(request: &str, end: impl AsyncFn(&mut OnWire)) -> [Vec<u8>; 2] {
             path.sse.try_send(Event::message(text)).unwrap();
         }
         path.read("c").await;
-        broker.subscribe(&path.sse, "topic").await.unwrap().live();
+        broker.subscribe(&path.sse, "topic").await.unwrap().start();
         // Its place.
         path.read("").await;
     }

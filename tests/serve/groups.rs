@@ -59,19 +59,19 @@ async fn replay_beside_another() {
     };
     let (_replays, long) = open().await;
     let (mut other, short) = open().await;
-    let resume = broker.subscribe(&long, "long").from(&from).await.unwrap();
-    assert!(resume.is_exact());
+    let subscription = broker.subscribe(&long, "long").from(&from).await.unwrap();
+    assert!(subscription.is_exact());
     // Both are ready now, this one first.
-    resume.live();
+    subscription.start();
     short.try_send(Event::message("short")).unwrap();
     assert_eq!(other.event().await.unwrap().data, "short");
-    let replayed = connections.stats().bytes;
+    let replayed = connections.stats().bytes_sent;
     assert!(
         replayed < (EVENTS * SIZE / 2) as u64,
         "{replayed} bytes had to go out first"
     );
     let all = ((EVENTS - 1) * SIZE) as u64;
-    until("the replay to end", || connections.stats().bytes > all).await;
+    until("the replay to end", || connections.stats().bytes_sent > all).await;
 }
 
 // ===== sockets =====
@@ -125,7 +125,7 @@ impl AsyncWrite for Single {
 /// Over TLS each write is a record of its own.
 #[tokio::test]
 async fn event_is_one_write_on_a_socket_without_vectored_writes() {
-    let mut streams = Streams::new(SseLayer::new("/events").without_keep_alive());
+    let mut streams = Streams::new(SseLayer::new("/events").keep_alive(None));
     let sockets = given(streams.router.clone());
     let (client, socket) = duplex(1_000_000);
     let writes = Arc::new(Mutex::new(Vec::new()));
@@ -205,7 +205,7 @@ async fn partial_write_is_completed_before_the_next() {
     sockets.send(Ok(Trickle(socket))).await.unwrap();
     let mut client = Raw::over(client);
     let sse = streams.open(&mut client).await;
-    broker.subscribe(&sse, "ticks").await.unwrap().live();
+    broker.subscribe(&sse, "ticks").await.unwrap().start();
     for size in [1, 3, 15, 16, 17, 255, 256, 3_000, 9_000] {
         let text = "x".repeat(size);
         // By both ways: in its chunk already, and not.

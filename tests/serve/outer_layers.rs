@@ -36,6 +36,7 @@ use tower_http::compression::CompressionLayer;
 use tower_sse::{
     Broker, CloseReason, Connections, Event, SseConnection, SseLayer,
     event::{Decoded, Decoder, MessageEvent},
+    layer::{Limits, Welcome},
 };
 
 /// Takes all that is sent here at once.
@@ -74,12 +75,12 @@ struct Nested {
 impl Nested {
     fn new(kind: Kind, outer: impl FnOnce(SseLayer) -> SseLayer) -> Self {
         let inner = SseLayer::new("/events")
-            .welcome(|_| Event::message("hello"))
-            .without_retry()
-            .without_stall_timeout();
+            .welcome(Welcome::new(|_| Event::message("hello")))
+            .retry(None)
+            .stall_timeout(None);
         let mut streams = Streams::with(inner, Change::Nothing, kind == Kind::Running);
         let layer = outer(SseLayer::any_path().adopt(true));
-        let connections = layer.connections().clone();
+        let connections = layer.registered().clone();
         streams.router = streams.router.layer(layer);
         // The layer is to end a blocked stream, not the server's write deadline.
         let sockets = given_with(streams.router.clone(), |serve| serve.write_deadline(None));
@@ -115,7 +116,7 @@ impl Nested {
         assert_eq!(self.streams.connections.len(), open + 1);
         let sender = if self.kind == Kind::Subscribed {
             let topic = self.streams.direct().to_string();
-            self.broker.subscribe(&sse, &topic).await.unwrap().live();
+            self.broker.subscribe(&sse, &topic).await.unwrap().start();
             // The event that announces its position.
             assert_ne!(client.event().await.unwrap().event_type, "message");
             // The handle would keep the stream open as well.
@@ -215,7 +216,7 @@ async fn drain_of_an_outer_registry_ends_a_stream() {
         let mut opened = nested.open(ROOMY).await;
         let since = Instant::now();
         let drained = nested.outer.drain().over(Duration::ZERO).await;
-        assert_eq!((drained.ended, drained.cut), (1, 0), "{kind:?}");
+        assert_eq!((drained.ended, drained.aborted), (1, 0), "{kind:?}");
         let last = opened.client.event().await.unwrap();
         assert_eq!(last.event_type, "reconnect");
         assert_eq!(last.data, r#"{"reason":"drained"}"#);
@@ -239,13 +240,13 @@ async fn block(nested: &Nested, opened: &Opened) {
 #[tokio::test(start_paused = true)]
 async fn drain_deadline_of_an_outer_registry_closes_a_socket() {
     for kind in KINDS {
-        let mut nested = Nested::new(kind, SseLayer::without_stall_timeout);
+        let mut nested = Nested::new(kind, |outer| outer.stall_timeout(None));
         let mut opened = nested.open(SMALL).await;
         block(&nested, &opened).await;
         let since = Instant::now();
         let drain = nested.outer.drain().over(Duration::ZERO);
         let drained = drain.deadline(20 * SECOND).await;
-        assert_eq!((drained.ended, drained.cut), (0, 1), "{kind:?}");
+        assert_eq!((drained.ended, drained.aborted), (0, 1), "{kind:?}");
         let took = since.elapsed();
         assert!(
             took >= 20 * SECOND && took <= 20 * SECOND + AT_ONCE,
@@ -296,9 +297,10 @@ async fn limits_of_an_outer_layer_refuse_a_second_stream() {
         for by_key in [false, true] {
             let mut nested = Nested::new(kind, |outer| match by_key {
                 false => outer.max_connections(1),
-                true => {
-                    outer.max_connections_per(1, |request| request.headers.get("x-user").cloned())
-                }
+                true => outer.limits(
+                    Limits::new()
+                        .connections_per(1, |request| request.headers.get("x-user").cloned()),
+                ),
             });
             let client = nested.connect(ROOMY).await;
             let mut first = nested.open_with(client, ANN).await;
@@ -349,7 +351,7 @@ impl Below {
         let server = Server::ours(streams.router.clone(), true).await;
         let client = Raw::request(server.address, request).await;
         let sse = streams.next().await;
-        broker.subscribe(&sse, "topic").await.unwrap().live();
+        broker.subscribe(&sse, "topic").await.unwrap().start();
         Self {
             streams,
             broker,

@@ -20,12 +20,13 @@ use tower_sse::{
     Broker, CloseReason, Event, SseConnection, SseLayer,
     broker::{History, SlowConsumer},
     connection::Refusal,
+    layer::Limits,
 };
 
 const SHORT: Duration = Duration::from_millis(200);
 
 fn quiet() -> SseLayer {
-    SseLayer::new("/events").without_keep_alive()
+    SseLayer::new("/events").keep_alive(None)
 }
 
 /// A stream on a server with small buffers, and whether it is as wanted.
@@ -61,7 +62,11 @@ async fn heartbeats_are_sent_in_silence() {
         assert!(start.elapsed() > SHORT * 5 / 2, "{:?}", start.elapsed());
         sse.send(Event::message("1")).await.unwrap();
         assert_eq!(client.event().await.unwrap().data, "1");
-        assert_eq!(streams.connections.stats().events, 2, "heartbeats are none");
+        assert_eq!(
+            streams.connections.stats().events_sent,
+            2,
+            "heartbeats are none"
+        );
     }
 }
 
@@ -86,7 +91,7 @@ async fn drained_stream_gets_a_last_event() {
         let (mut streams, _server, mut client, sse) = open(quiet(), is_direct).await;
         sse.try_send(Event::message("queued")).unwrap();
         let drained = streams.connections.drain().over(Duration::ZERO).await;
-        assert_eq!((drained.ended, drained.cut), (1, 0));
+        assert_eq!((drained.ended, drained.aborted), (1, 0));
         assert_eq!(client.event().await.unwrap().data, "queued");
         assert_eq!(client.event().await.unwrap().event_type, "reconnect");
         has_ended(&mut streams, &mut client, &sse, CloseReason::Drained).await;
@@ -96,7 +101,9 @@ async fn drained_stream_gets_a_last_event() {
 #[tokio::test]
 async fn stream_counts_towards_the_limit_until_it_ends() {
     for is_direct in [true, false] {
-        let layer = quiet().max_connections(1).refusal(Refusal::Unavailable);
+        let layer = quiet()
+            .max_connections(1)
+            .limits(Limits::new().refusal(Refusal::Unavailable));
         let (mut streams, server, mut client, sse) = open(layer, is_direct).await;
         let mut second = Raw::request(server.address, GET).await;
         assert_eq!(second.head().await.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -140,7 +147,7 @@ async fn subscriber_behind_its_history_is_disconnected() {
         let builder = Broker::builder().history(History::default().events(2));
         let broker = builder.slow_consumer(SlowConsumer::Disconnect).in_memory();
         let (streams, _server, mut client, sse) = open(quiet(), is_direct).await;
-        broker.subscribe(&sse, "a").await.unwrap().live();
+        broker.subscribe(&sse, "a").await.unwrap().start();
         for _ in 0..20 {
             let event = Event::message("x".repeat(200_000));
             broker.publish("a", event).await.unwrap();
@@ -181,8 +188,8 @@ async fn hooks_run_once_and_stats_match_the_stream() {
             client.event().await.unwrap();
         }
         let stats = streams.connections.stats();
-        assert_eq!((stats.open, stats.opened, stats.events), (1, 1, 11));
-        assert_eq!(stats.bytes, 13 + 10 * 9);
+        assert_eq!((stats.open, stats.opened, stats.events_sent), (1, 1, 11));
+        assert_eq!(stats.bytes_sent, 13 + 10 * 9);
         drop(client);
         let reason = within("the end", sse.closed()).await;
         assert_eq!(reason, CloseReason::ClientGone);
@@ -194,6 +201,9 @@ async fn hooks_run_once_and_stats_match_the_stream() {
         assert_eq!(ran, expected);
         assert_eq!(opened.load(SeqCst), 1);
         let after = streams.connections.stats();
-        assert_eq!((after.open, after.events, after.bytes), (0, 11, 103));
+        assert_eq!(
+            (after.open, after.events_sent, after.bytes_sent),
+            (0, 11, 103)
+        );
     }
 }

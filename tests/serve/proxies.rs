@@ -197,7 +197,7 @@ async fn is_noticed(proxy: &Proxy, streams: &mut Streams) {
 
 /// Without a heartbeat: nginx itself says that a client has left.
 fn silent() -> SseLayer {
-    SseLayer::new("/events").without_keep_alive()
+    SseLayer::new("/events").keep_alive(None)
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ const PLAIN: &str = "GET /plain HTTP/1.1\r\nhost: a\r\n";
 const SLOW: &str = "GET /slow HTTP/1.1\r\nhost: a\r\n";
 
 fn streams() -> Streams {
-    Streams::new(SseLayer::new("/events").without_keep_alive())
+    Streams::new(SseLayer::new("/events").keep_alive(None))
 }
 
 async fn is_refused(address: SocketAddr) {
@@ -57,7 +57,7 @@ async fn shutdown_closes_idle_connections_and_completes_requests() {
         let mut server = Server::ours_with(router, move |serve| {
             serve
                 .direct(is_direct)
-                .drain(drain.retry(Duration::ZERO, Duration::ZERO))
+                .drain(drain.retry(Duration::ZERO..=Duration::ZERO))
         })
         .await;
         let mut fresh = Raw::connect(server.address).await;

@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(3);
 
 fn streams() -> Streams {
     let layer = SseLayer::new("/events");
-    Streams::new(layer.without_keep_alive().without_stall_timeout())
+    Streams::new(layer.keep_alive(None).stall_timeout(None))
 }
 
 /// A server with a write deadline, and kernel buffers as small as they get.

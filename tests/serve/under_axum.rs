@@ -20,8 +20,8 @@ async fn stalled_client_is_closed_at_the_write_deadline() {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = TcpListener::from(socket.listen(128).unwrap()).write_deadline(Some(DEADLINE));
     let address = listener.local_addr().unwrap();
-    let layer = SseLayer::new("/events").without_keep_alive();
-    let mut streams = Streams::new(layer.without_stall_timeout());
+    let layer = SseLayer::new("/events").keep_alive(None);
+    let mut streams = Streams::new(layer.stall_timeout(None));
     let server = axum::serve(listener, streams.router.clone());
     let server = tokio::spawn(server.into_future());
 

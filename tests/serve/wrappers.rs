@@ -32,7 +32,8 @@ use support::{
 use tokio::{io::duplex, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tower_sse::{
-    BoxError, Broker, Connections, Event, SseConnection, SseLayer, test_util::DirectProbe,
+    BoxError, Broker, Connections, Event, SseConnection, SseLayer, layer::Welcome,
+    test_util::DirectProbe,
 };
 
 /// Who makes the stream.
@@ -122,7 +123,7 @@ async fn answer(
     let event_stream = [(CONTENT_TYPE, "text/event-stream")];
     match (kind, sse) {
         (Kind::Subscribed, Some(sse)) => {
-            broker.subscribe(&sse, "topic").await.unwrap().live();
+            broker.subscribe(&sse, "topic").await.unwrap().start();
             ().into_response()
         }
         (Kind::Running, Some(sse)) => match forward(sse, input).await {
@@ -186,9 +187,9 @@ impl Path {
         let layer = SseLayer::any_path()
             .registry(&registry)
             .adopt(true)
-            .welcome(|_| Event::message("hello"))
-            .without_retry()
-            .without_keep_alive();
+            .welcome(Welcome::new(|_| Event::message("hello")))
+            .retry(None)
+            .keep_alive(None);
         let mut router = Router::new().route("/", get(handler));
         if script.kind != Kind::Foreign {
             router = router.layer(layer);
@@ -248,14 +249,14 @@ impl Path {
                 }
             }
             (Ending::Finish, _) if kind != Kind::Subscribed => {}
-            (Ending::Finish | Ending::Close, Some(sse)) => drop(sse.close()),
+            (Ending::Finish | Ending::Close, Some(sse)) => sse.close(),
             (Ending::CloseWith, Some(sse)) => drop(sse.close_with(Event::message("last"))),
-            (Ending::Fail | Ending::Break, Some(sse)) => drop(sse.fail("broken")),
+            (Ending::Fail | Ending::Break, Some(sse)) => sse.fail("broken"),
             (Ending::Drain, Some(sse)) => {
                 drop(sse);
                 let second = Duration::from_secs(1);
                 let drain = self.registry.drain().over(Duration::ZERO);
-                drain.retry(second, second).await;
+                drain.retry(second..=second).await;
             }
             // It has ended already, or no layer is there to end it.
             (_, None) => {}

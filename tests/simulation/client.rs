@@ -317,7 +317,7 @@ impl Client {
             return;
         };
         let outcome = subscription.outcome();
-        subscription.live();
+        subscription.start();
         self.note(format!("subscribes to topic {topic}: {outcome:?}"));
         self.topics.insert(topic);
         self.world

@@ -117,7 +117,7 @@ impl Visit {
         let style = self.rng.u8(0..5);
         if style >= 3 {
             // The snapshot comes after the outcome, if it is needed.
-            outcome = subscription.decided().await;
+            outcome = subscription.resolved().await;
             world
                 .trace
                 .note(format!("client {client}: outcome {outcome:?}"));
@@ -136,7 +136,7 @@ impl Visit {
             // It goes live with the answer.
             drop(subscription);
         } else {
-            subscription.live();
+            subscription.start();
             if self.rng.u8(0..4) == 0 && !is_calm {
                 let count = self.rng.usize(1..=4);
                 self.send(sse, count).await;

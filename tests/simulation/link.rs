@@ -13,9 +13,9 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower_sse::{
     backplane::{
         AppendError, AppendErrorKind, Backplane, BoxFuture, Read, ReadError, Record, RecordStream,
-        Start, TopicName,
+        Start,
     },
-    broker::{Epoch, Position},
+    broker::{Epoch, Position, TopicName},
 };
 
 use crate::{

@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use support::Held;
 
 use axum::{
     Router,
@@ -73,7 +74,7 @@ async fn serve(connections: &Connections) -> (Server, Places) {
         .registry(connections)
         // What clients wait before they come back.
         .retry(Duration::from_millis(20))
-        .without_keep_alive();
+        .keep_alive(None);
     let app = Router::new()
         .route("/resume", get(resume))
         .route("/broken", get(broken))
@@ -149,7 +150,7 @@ async fn reqwest_eventsource_resumes_and_stops_at_204() {
     assert!(source.next().await.is_none());
     let expected = [None, Some("3"), Some("5")].map(|place| place.map(str::to_owned));
     assert_eq!(places(&asked), expected);
-    until("nothing to be registered", || connections.is_empty()).await;
+    until("nothing to be registered", || connections.held() == 0).await;
 }
 
 #[tokio::test]
@@ -174,7 +175,7 @@ async fn reqwest_eventsource_disconnect_is_detected() {
     .await;
     assert_eq!(connections.len(), 1);
     drop(source);
-    let gone = until("it to be noticed", || connections.is_empty());
+    let gone = until("it to be noticed", || connections.held() == 0);
     timeout(NOTICED, gone).await.expect("noticed in time");
 }
 
@@ -251,7 +252,7 @@ async fn eventsource_client_disconnect_is_detected() {
     .await;
     assert_eq!(connections.len(), 1);
     drop(client);
-    let gone = until("it to be noticed", || connections.is_empty());
+    let gone = until("it to be noticed", || connections.held() == 0);
     timeout(NOTICED, gone).await.expect("noticed in time");
 }
 
@@ -319,7 +320,7 @@ async fn curl_prints_events_and_resumes_from_a_header() {
         let expected = [None, Some("3"), Some("5")].map(|place| place.map(str::to_owned));
         assert_eq!(places(&asked), expected);
     }
-    until("nothing to be registered", || connections.is_empty()).await;
+    until("nothing to be registered", || connections.held() == 0).await;
 }
 
 #[tokio::test]
@@ -363,7 +364,7 @@ async fn curl_prints_events_at_once_and_its_kill_is_detected() {
 
         assert_eq!(connections.len(), 1);
         child.kill().await.unwrap();
-        let gone = until("it to be noticed", || connections.is_empty());
+        let gone = until("it to be noticed", || connections.held() == 0);
         timeout(NOTICED, gone).await.expect("noticed in time");
     }
 }

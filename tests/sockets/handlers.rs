@@ -12,6 +12,7 @@ use std::{
     },
     time::Duration,
 };
+use support::Held;
 
 use axum::{Router, extract::State, routing::get};
 use bytes::Bytes;
@@ -92,7 +93,7 @@ impl Flood {
 /// The stream's own bookkeeping ends with the handler.
 async fn is_gone(flood: &Flood, connections: &Connections) {
     let gone = until("the handler to be dropped", || {
-        flood.is_dropped.load(Ordering::SeqCst) && connections.is_empty()
+        flood.is_dropped.load(Ordering::SeqCst) && connections.held() == 0
     });
     timeout(NOTICED, gone).await.expect("noticed in time");
 }

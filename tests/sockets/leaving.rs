@@ -8,6 +8,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{Method, StatusCode, Version, header};
+use support::Held;
 use support::{
     NOTICED,
     client::Client,
@@ -55,7 +56,7 @@ impl Fixture {
         let layer = SseLayer::any_path()
             .methods([Method::GET, Method::POST])
             .registry(&connections)
-            .without_keep_alive();
+            .keep_alive(None);
         let app = Router::new()
             .route("/events", get(wait))
             .route("/events", post(read_and_wait))
@@ -79,7 +80,7 @@ impl Fixture {
         });
         noticed.await.expect("noticed in time");
         let connections = &self.connections;
-        until("nothing to be registered", || connections.is_empty()).await;
+        until("nothing to be registered", || connections.held() == 0).await;
         assert_eq!(
             sse.try_send(Event::message("late"))
                 .unwrap_err()
@@ -192,5 +193,5 @@ async fn completions_stream_to_a_post_accepting_json() {
     let (status, headers, body) = client.whole(request).await;
     assert_eq!((status, &*body), (StatusCode::OK, &b"to be"[..]));
     assert_eq!(headers[header::CONTENT_LENGTH], "5");
-    until("nothing to be registered", || connections.is_empty()).await;
+    until("nothing to be registered", || connections.held() == 0).await;
 }

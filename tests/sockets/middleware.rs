@@ -2,6 +2,7 @@
 
 use super::SERVER;
 use std::time::Duration;
+use support::Held;
 
 use axum::{
     Router,
@@ -166,7 +167,7 @@ async fn other_responses_are_still_compressed() {
         assert_eq!(headers[header::CONTENT_ENCODING], "gzip");
         assert!(body.starts_with(&[0x1f, 0x8b]), "a gzip file");
         has_cors(&headers);
-        until("nothing to be registered", || connections.is_empty()).await;
+        until("nothing to be registered", || connections.held() == 0).await;
     }
 }
 
@@ -198,7 +199,7 @@ async fn responses_of_outer_layers_are_unchanged() {
     assert_eq!(status, StatusCode::OK);
     has_cors(&headers);
 
-    until("nothing to be registered", || connections.is_empty()).await;
+    until("nothing to be registered", || connections.held() == 0).await;
 }
 
 #[tokio::test]
@@ -224,7 +225,7 @@ async fn panic_inside_the_body_aborts_only_its_stream() {
         assert_eq!(events.event().await.unwrap().data, "before");
         let end = events.event().await;
         assert!(matches!(end, Err(ReadError::Broken(_))), "{end:?}");
-        until("nothing to be registered", || connections.is_empty()).await;
+        until("nothing to be registered", || connections.held() == 0).await;
 
         if version == Version::HTTP_11 {
             client = Client::connect(server.address, version).await;

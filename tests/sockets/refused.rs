@@ -15,7 +15,7 @@ use std::{
 };
 use support::{client::Client, server::Server, until, within};
 use tokio::time::Instant;
-use tower_sse::{Connections, SseConnection, SseLayer};
+use tower_sse::{Connections, SseConnection, SseLayer, layer::Limits};
 
 /// A client that we did not write is refused, and comes back by itself until there is room.
 #[tokio::test]
@@ -25,7 +25,7 @@ async fn refused_client_reconnects_and_gets_its_stream() {
     let layer = SseLayer::any_path()
         .registry(&connections)
         .max_connections(1)
-        .refusal_retry(least, least * 2);
+        .limits(Limits::new().refusal_retry(least..=least * 2));
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&calls);
     let handler = async move |sse: SseConnection| {

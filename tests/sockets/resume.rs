@@ -45,7 +45,7 @@ fn app(broker: &Broker, places: &Places) -> Router {
         async move |State(broker): State<Broker>, Path(topic): Path<String>, sse: SseConnection| {
             let place = sse.last_event_id().map(str::to_owned);
             places.lock().unwrap().push(place);
-            broker.subscribe(&sse, topic).await?.live();
+            broker.subscribe(&sse, topic).await?.start();
             Ok::<_, Error>(())
         };
     let publish = async |State(broker): State<Broker>, Path(topic): Path<String>, text: String| {
@@ -102,7 +102,7 @@ impl Server {
     async fn end(self, broker: &Broker, topic: &str) {
         drop(self);
         until("its streams to end", || {
-            broker.subscribers(topic).unwrap() == 0
+            broker.subscriber_count(topic).unwrap() == 0
         })
         .await;
     }

@@ -3,6 +3,7 @@
 
 use super::SERVER;
 use std::{convert::Infallible, time::Duration};
+use support::Held;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version, header};
@@ -80,7 +81,7 @@ async fn every_server_of_hyper_streams_and_ends_cleanly() {
         for _ in 0..2 {
             let mut events = client.open("/events").await;
             assert_eq!(read_to_end(&mut events).await, ["one", "two"]);
-            until("nothing to be registered", || connections.is_empty()).await;
+            until("nothing to be registered", || connections.held() == 0).await;
         }
         let (status, _, body) = client.get("/other").await;
         assert_eq!((status, &*body), (StatusCode::OK, &b"not a stream"[..]));
@@ -117,7 +118,7 @@ async fn stream_keeps_only_end_to_end_headers_of_the_handler() {
 #[tokio::test]
 async fn a_client_of_http_1_0_gets_the_stream_without_chunks() {
     let service = ServiceBuilder::new()
-        .layer(SseLayer::new("/events").without_welcome())
+        .layer(SseLayer::new("/events").welcome(None))
         .service_fn(handle);
     let server = Server::hyper_or(SERVER, Hyper::Auto, service).await;
     let mut client = Raw::request(server.address, "GET /events HTTP/1.0\r\n").await;
@@ -190,7 +191,7 @@ async fn streams_of_one_http_2_connection_are_independent() {
 #[tokio::test]
 async fn a_pipelined_request_is_answered_after_the_stream() {
     let service = ServiceBuilder::new()
-        .layer(SseLayer::new("/events").without_welcome())
+        .layer(SseLayer::new("/events").welcome(None))
         .service_fn(handle);
     let server = Server::hyper_or(SERVER, Hyper::Http1, service).await;
     let both = "GET /events HTTP/1.1\r\nhost: x\r\n\r\nGET /other HTTP/1.1\r\nhost: x\r\n";

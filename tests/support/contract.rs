@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use tower_sse::{
-    backplane::{Backplane, Read, ReadError, Record, RecordStream, Start, TopicName},
-    broker::{Epoch, Position},
+    backplane::{Backplane, Read, ReadError, Record, RecordStream, Start},
+    broker::{Epoch, Position, TopicName},
 };
 
 /// How long each operation of a log may take: generous, because some logs are across a network and

@@ -56,6 +56,7 @@ pub mod direct {
 use std::{future::Future, time::Duration};
 
 use tokio::time::{sleep, timeout};
+use tower_sse::Connections;
 
 /// How long a test waits for what should take milliseconds: generous, because machines are busy.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -101,4 +102,17 @@ pub async fn stands_still(what: &str, mut count: impl FnMut() -> usize) -> usize
         last
     };
     within(what, wait).await
+}
+
+/// Counts what a registry holds.
+pub trait Held {
+    /// The connections that have not ended, open or pending.
+    fn held(&self) -> u64;
+}
+
+impl Held for Connections {
+    fn held(&self) -> u64 {
+        let stats = self.stats();
+        stats.open + stats.pending
+    }
 }

@@ -38,9 +38,9 @@ impl Client {
         }
         let layer = SseLayer::any_path().keep_alive(Duration::from_millis(500));
         let (sse, events) = connection_of(&layer, request.body(()).unwrap()).await;
-        let resume = broker.subscribe(&sse, topic).await.unwrap();
-        let outcome = resume.outcome();
-        resume.live();
+        let subscription = broker.subscribe(&sse, topic).await.unwrap();
+        let outcome = subscription.outcome();
+        subscription.start();
         let events = events.time_limit(LIMIT);
         let mut client = Self {
             sse,

@@ -1,5 +1,6 @@
 //! An application whose streams the test holds: their connections come out of a channel.
 
+use crate::Held;
 use std::{
     pin::Pin,
     sync::{
@@ -24,7 +25,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
 };
-use tower_sse::{Connections, Event, SseConnection, SseLayer, test_util::DirectProbe};
+use tower_sse::{
+    Connections, Event, SseConnection, SseLayer, layer::Welcome, test_util::DirectProbe,
+};
 
 use super::{raw::Raw, until, within};
 
@@ -71,14 +74,16 @@ impl Streams {
 
     /// With a layer outside that does this.
     pub fn changed(layer: SseLayer, change: Change) -> Self {
-        let layer = layer.welcome(|_| Event::message("hello")).without_retry();
+        let layer = layer
+            .welcome(Welcome::new(|_| Event::message("hello")))
+            .retry(None);
         Self::with(layer, change, false)
     }
 
     /// With a handler that may go on until its stream is closed, and a layer that has its own
     /// beginning.
     pub fn with(layer: SseLayer, change: Change, runs_on: bool) -> Self {
-        let connections = layer.connections().clone();
+        let connections = layer.registered().clone();
         let (sender, opened) = mpsc::channel(1000);
         let bodies = Arc::new(Bodies::default());
         let handler = move |sse: SseConnection| {
@@ -163,7 +168,7 @@ impl Streams {
             self.bodies.alive.load(SeqCst) == 0
         })
         .await;
-        until("no connection to be left", || self.connections.is_empty()).await;
+        until("no connection to be left", || self.connections.held() == 0).await;
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tower_sse::{
     Broker, BrokerError, Event, SseConnection, SseLayer,
     backplane::AppendErrorKind,
-    broker::{BrokerErrorKind, Outcome, Position, Resume},
+    broker::{BrokerErrorKind, Outcome, Position, Subscription},
     test_util::{EventReader, connection_of},
 };
 
@@ -33,18 +33,18 @@ impl Client {
     /// A new client, live.
     pub async fn subscribe(broker: &Broker, topic: &str) -> Self {
         let client = Self::connect(None).await;
-        let resume = broker.subscribe(&client.sse, topic).await.unwrap();
-        assert_eq!(decided(&resume).await, Outcome::Fresh);
-        resume.live();
+        let subscription = broker.subscribe(&client.sse, topic).await.unwrap();
+        assert_eq!(resolved(&subscription).await, Outcome::Fresh);
+        subscription.start();
         client
     }
 
     /// A client that comes back, live, and what becomes of its place.
     pub async fn resume(broker: &Broker, topic: &str, place: Position) -> (Self, Outcome) {
         let client = Self::connect(Some(place)).await;
-        let resume = broker.subscribe(&client.sse, topic).await.unwrap();
-        let outcome = decided(&resume).await;
-        resume.live();
+        let subscription = broker.subscribe(&client.sse, topic).await.unwrap();
+        let outcome = resolved(&subscription).await;
+        subscription.start();
         (client, outcome)
     }
 
@@ -95,8 +95,8 @@ impl Client {
     }
 }
 
-pub async fn decided(resume: &Resume) -> Outcome {
-    super::within("an outcome", resume.decided()).await
+pub async fn resolved(subscription: &Subscription) -> Outcome {
+    super::within("an outcome", subscription.resolved()).await
 }
 
 /// Publishes, and repeats appends that were not sent: on a busy machine the log may not be connected

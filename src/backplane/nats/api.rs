@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::{Client, Request, RequestErrorKind};
 use serde_json::{Value, json};
 
-use super::settings::Settings;
+use super::settings::JetStreamSettings;
 use crate::{BoxError, log::Epoch};
 
 /// How long the server may take to answer a question.
@@ -34,9 +34,9 @@ pub(super) struct StreamState {
 }
 
 /// The stream, or none of that name; or no answer.
-pub(super) async fn look(
+pub(super) async fn stream_state(
     client: &Client,
-    settings: &Settings,
+    settings: &JetStreamSettings,
 ) -> Result<Option<StreamState>, BoxError> {
     let answer = ask(client, "INFO", &settings.stream, &Value::Null).await?;
     match answer["error"]["err_code"].as_u64() {
@@ -49,7 +49,7 @@ pub(super) async fn look(
 }
 
 /// Makes the stream, unless another node has just done so.
-pub(super) async fn make(client: &Client, settings: &Settings) -> Result<(), BoxError> {
+pub(super) async fn create(client: &Client, settings: &JetStreamSettings) -> Result<(), BoxError> {
     let storage = if settings.is_in_memory {
         "memory"
     } else {

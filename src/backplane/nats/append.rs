@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::log::{Known, Log};
+use super::log::{Known, StreamLog};
 use crate::{
     backplane::{AppendError, AppendErrorKind, Record, envelope},
     log::Position,
@@ -28,7 +28,7 @@ use crate::{
 const REST: Duration = Duration::from_millis(50);
 
 struct Append<'a> {
-    log: &'a Log,
+    log: &'a StreamLog,
     payload: Bytes,
     id: String,
     tag: u32,
@@ -36,14 +36,14 @@ struct Append<'a> {
     sent: Option<Instant>,
 }
 
-pub(super) async fn append(log: &Log, record: &Record) -> Result<Position, AppendError> {
-    let (size, most) = (envelope::size(record), log.settings.max_record);
-    if size > most {
-        let why = format!("record has {size} bytes: the log takes at most {most}");
+pub(super) async fn append(log: &StreamLog, record: &Record) -> Result<Position, AppendError> {
+    let (size, max) = (envelope::size(record), log.settings.max_record);
+    if size > max {
+        let why = format!("record has {size} bytes: the limit is {max}");
         return Err(AppendError::new(AppendErrorKind::Rejected, why));
     }
     if !log.is_up() {
-        let why = log.link.why_down();
+        let why = log.connection.why_down();
         return Err(AppendError::new(AppendErrorKind::NotSent, why));
     }
     let tag = fastrand::u32(1..);
@@ -63,7 +63,7 @@ pub(super) async fn append(log: &Log, record: &Record) -> Result<Position, Appen
 impl Append<'_> {
     async fn run(&mut self) -> Result<Position, AppendError> {
         loop {
-            let breaks = self.log.link.breaks();
+            let breaks = self.log.connection.breaks();
             let known = match self.log.known().await {
                 Ok(known) => known,
                 Err(error) => return Err(self.failed(error)),
@@ -94,7 +94,7 @@ impl Append<'_> {
         select! {
             biased;
             result = answered => Some(result),
-            () = Arc::clone(&self.log.link).wait_for_another(breaks) => None,
+            () = Arc::clone(&self.log.connection).wait_for_another(breaks) => None,
         }
     }
 

@@ -10,12 +10,12 @@ use crate::BoxError;
 /// [`JetStream::connect`](super::JetStream::connect).
 #[derive(Debug)]
 pub struct ConnectError {
-    kind: Kind,
+    kind: NatsErrorCause,
     source: Option<BoxError>,
 }
 
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum NatsErrorCause {
     Url,
     Stream,
     Subject,
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 }
 
 impl ConnectError {
-    pub(super) fn new(kind: Kind, source: impl Into<BoxError>) -> Self {
+    pub(super) fn new(kind: NatsErrorCause, source: impl Into<BoxError>) -> Self {
         Self {
             kind,
             source: Some(source.into()),
@@ -33,8 +33,8 @@ impl ConnectError {
     }
 }
 
-impl From<Kind> for ConnectError {
-    fn from(kind: Kind) -> Self {
+impl From<NatsErrorCause> for ConnectError {
+    fn from(kind: NatsErrorCause) -> Self {
         Self { kind, source: None }
     }
 }
@@ -42,14 +42,14 @@ impl From<Kind> for ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.kind {
-            Kind::Url => "not the URL of a NATS server",
-            Kind::Stream => {
+            NatsErrorCause::Url => "not the URL of a NATS server",
+            NatsErrorCause::Stream => {
                 "name of the stream is empty or too long, or has a space, a dot, a slash or a \
                  wildcard in it"
             }
-            Kind::Subject => "not a subject that can be published to",
-            Kind::Client => "connection was not set up",
-            Kind::File(file) => return write!(f, "file {} will not do", file.display()),
+            NatsErrorCause::Subject => "not a subject that can be published to",
+            NatsErrorCause::Client => "connection was not set up",
+            NatsErrorCause::File(file) => return write!(f, "file {} will not do", file.display()),
         })
     }
 }

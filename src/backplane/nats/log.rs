@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     api::{self, ANSWER, StreamState},
+    connection::NatsConnection,
     found::find,
-    link::Link,
-    settings::Settings,
+    settings::JetStreamSettings,
 };
 use crate::{
     BoxError,
@@ -31,29 +31,30 @@ use crate::{
 };
 
 /// For how long a server that is there is asked again, when it does not answer well.
-const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY_FOR: Duration = Duration::from_secs(5);
 
 /// How long an append waits for its acknowledgement, at most, before it is sent once more.
-const REPEAT: Duration = Duration::from_millis(2500);
+const REPEAT_AFTER: Duration = Duration::from_millis(2500);
 
-/// How long to wait before a stream is made in the place of one that was there. It is said to be gone
-/// before its files are: a server (2.9.10) that is asked for another at once removes those as well.
-const MOURNING: Duration = Duration::from_millis(500);
+/// How long to wait before a stream is made in the position of one that was there. It is said to be
+/// gone before its files are: a server (2.9.10) that is asked for another at once removes those as
+/// well.
+const RECREATE_DELAY: Duration = Duration::from_millis(500);
 
 /// How long the making of a consumer is waited for, before another one is asked for.
-const QUICKLY: Duration = Duration::from_millis(700);
+const CONSUMER_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// How long the server keeps a consumer that nobody asks for messages.
-const INACTIVE: Duration = Duration::from_secs(10);
+const INACTIVE_AFTER: Duration = Duration::from_secs(10);
 
-pub(super) struct Log {
-    pub(super) link: Arc<Link>,
+pub(super) struct StreamLog {
+    pub(super) connection: Arc<NatsConnection>,
     /// For appends.
     pub(super) context: Context,
     /// For all that readers ask. What was asked while the servers of a cluster elect a leader is not
     /// answered, ever.
     questions: Context,
-    pub(super) settings: Settings,
+    pub(super) settings: JetStreamSettings,
     /// How many messages were skipped.
     pub(super) skipped: Skipped,
     client: Client,
@@ -75,15 +76,19 @@ pub(super) struct Known {
     pub(super) knows_for: Duration,
 }
 
-impl Log {
-    pub(super) fn new(client: Client, link: Arc<Link>, settings: Settings) -> Self {
+impl StreamLog {
+    pub(super) fn new(
+        client: Client,
+        connection: Arc<NatsConnection>,
+        settings: JetStreamSettings,
+    ) -> Self {
         let context = |timeout| {
             let context = ContextBuilder::new().timeout(timeout);
             context.build(client.clone())
         };
         Self {
-            link,
-            context: context(REPEAT.min(settings.append_timeout / 2)),
+            connection,
+            context: context(REPEAT_AFTER.min(settings.append_timeout / 2)),
             questions: context(ANSWER),
             settings,
             skipped: Skipped::new("entries of the log skipped"),
@@ -98,11 +103,11 @@ impl Log {
 
     /// Waits until there is a connection.
     pub(super) async fn connected(&self) {
-        self.link.wait(&self.client).await;
+        self.connection.wait(&self.client).await;
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.link.is_up()
+        self.connection.is_up()
     }
 
     /// An id that no other message has.
@@ -112,9 +117,9 @@ impl Log {
     }
 
     /// The stream as it is, if there is one.
-    pub(super) async fn look(&self) -> Result<Option<StreamState>, BoxError> {
-        let breaks = self.link.breaks();
-        let state = api::look(&self.client, &self.settings).await?;
+    pub(super) async fn check(&self) -> Result<Option<StreamState>, BoxError> {
+        let breaks = self.connection.breaks();
+        let state = api::stream_state(&self.client, &self.settings).await?;
         if state.is_some() {
             self.was_there.store(true, Ordering::Release);
         }
@@ -132,14 +137,14 @@ impl Log {
     /// The stream as it is, made if there is none. Waits for a connection, and for a server that
     /// starts.
     pub(super) async fn state(&self) -> Result<StreamState, BoxError> {
-        let mut until = Instant::now() + PATIENCE;
+        let mut until = Instant::now() + RETRY_FOR;
         let mut rest = Duration::from_millis(25);
         loop {
-            if !self.link.is_up() {
+            if !self.connection.is_up() {
                 self.connected().await;
-                until = Instant::now() + PATIENCE;
+                until = Instant::now() + RETRY_FOR;
             }
-            let error = match self.look_or_make().await {
+            let error = match self.check_or_create().await {
                 Ok(Some(state)) => return Ok(state),
                 Ok(None) => "the stream is gone as soon as it is made".into(),
                 Err(error) => error,
@@ -152,19 +157,19 @@ impl Log {
         }
     }
 
-    async fn look_or_make(&self) -> Result<Option<StreamState>, BoxError> {
-        if let Some(state) = self.look().await? {
+    async fn check_or_create(&self) -> Result<Option<StreamState>, BoxError> {
+        if let Some(state) = self.check().await? {
             return Ok(Some(state));
         }
         if self.was_there.load(Ordering::Acquire) {
-            sleep(MOURNING.mul_f64(1.0 + fastrand::f64() / 2.0)).await;
+            sleep(RECREATE_DELAY.mul_f64(1.0 + fastrand::f64() / 2.0)).await;
             // Another node may have been faster.
-            if let Some(state) = self.look().await? {
+            if let Some(state) = self.check().await? {
                 return Ok(Some(state));
             }
         }
-        api::make(&self.client, &self.settings).await?;
-        self.look().await
+        api::create(&self.client, &self.settings).await?;
+        self.check().await
     }
 
     /// What an append has to know, asked for once for each connection.
@@ -186,7 +191,7 @@ impl Log {
     fn known_now(&self) -> Option<Known> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (breaks, known) = (*known)?;
-        (breaks == self.link.breaks()).then_some(known)
+        (breaks == self.connection.breaks()).then_some(known)
     }
 
     /// The stream has proved to be another one, or none.
@@ -232,7 +237,7 @@ impl Log {
                 start_sequence: from,
             },
             ack_policy: AckPolicy::None,
-            inactive_threshold: INACTIVE,
+            inactive_threshold: INACTIVE_AFTER,
             num_replicas: 1,
             memory_storage: true,
             ..pull::Config::default()
@@ -244,7 +249,7 @@ impl Log {
             let created = self
                 .questions
                 .create_consumer_on_stream(config.clone(), stream);
-            if let Ok(created) = timeout(QUICKLY, created).await {
+            if let Ok(created) = timeout(CONSUMER_TIMEOUT, created).await {
                 return Ok(created?);
             }
         }
@@ -255,13 +260,13 @@ impl Log {
     }
 }
 
-/// Marks a place that was reached by a loss, so that a reader which comes back to it is known, and
-/// is not told again. No record is marked so, but by chance.
+/// Marks a position that was reached by a loss, so that a reader which comes back to it is known,
+/// and does not report the loss again. No record is marked so, except by chance.
 pub(super) fn tag_of_loss(epoch: Epoch, offset: u64) -> u32 {
     let bytes = epoch.value().to_be_bytes().into_iter();
     (api::hash(bytes.chain(offset.to_be_bytes())) >> 32) as u32 | 1
 }
 
-pub(super) fn place_of_loss(epoch: Epoch, offset: u64) -> Position {
+pub(super) fn position_of_loss(epoch: Epoch, offset: u64) -> Position {
     Position::new(epoch, offset, tag_of_loss(epoch, offset))
 }

@@ -43,10 +43,10 @@
 //!
 //! # What may be lost
 //!
-//! With file storage a server that is killed and restarted loses nothing that it has acknowledged. A
-//! machine that fails may lose what its disk did not have yet; a stream in memory is lost with its
-//! server. Either is found, and told as a gap: a stream that was made anew has another epoch, and
-//! each record a random tag by which a rewritten one is known.
+//! With file storage a server that is killed and restarted loses nothing that it has acknowledged.
+//! A machine that fails may lose what its disk did not have yet; a stream in memory is lost with
+//! its server. Either is found, and announced as a gap: a stream that was made anew has another
+//! epoch, and each record a random tag by which a rewritten one is known.
 //!
 //! # Clusters
 //!
@@ -57,14 +57,14 @@
 //! # What others write
 //!
 //! Messages that no broker has written are skipped. Those of a later version of this crate, damaged
-//! ones, and ones above the [bound](JetStreamOptions::max_record) are told as
+//! ones, and ones above the [limit](JetStreamOptions::max_record) are reported as
 //! [`Read::Unreadable`](super::Read::Unreadable). [`skipped`](JetStream::skipped) counts both.
 
 mod api;
 mod append;
+mod connection;
 mod error;
 mod found;
-mod link;
 mod log;
 mod options;
 mod reader;
@@ -78,7 +78,7 @@ use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 
-use self::log::Log;
+use self::log::StreamLog;
 use super::{AppendError, Backplane, BoxFuture, ReadError, Record, RecordStream, Start};
 use crate::log::Position;
 
@@ -88,7 +88,7 @@ use crate::log::Position;
 /// them and of their readers.
 #[derive(Clone)]
 pub struct JetStream {
-    log: Arc<Log>,
+    log: Arc<StreamLog>,
 }
 
 impl JetStream {
@@ -112,20 +112,20 @@ impl JetStream {
         JetStreamOptions::new(urls).connect().await
     }
 
-    /// Whether there is a connection to the server now.
+    /// Returns whether there is a connection to the server now.
     pub fn is_connected(&self) -> bool {
-        self.log.link.is_up()
+        self.log.connection.is_up()
     }
 
-    /// Whether there is a connection, to watch. A change that is none tells of a connection that
-    /// was broken and made again.
+    /// Returns a receiver for whether there is a connection. A notification without a change of
+    /// value means that the connection was lost and re-established.
     pub fn connected(&self) -> watch::Receiver<bool> {
-        self.log.link.watch()
+        self.log.connection.watch()
     }
 
-    /// How many messages the readers of this handle, and of its clones, have skipped, because they
-    /// are not a broker's or cannot be understood. With the feature `tracing` it is told, once a
-    /// second at most.
+    /// Returns how many messages the readers of this handle and its clones have skipped, because no
+    /// broker has written them or they cannot be decoded. With the feature `tracing` the number is
+    /// reported at most once a second.
     pub fn skipped(&self) -> u64 {
         self.log.skipped.count()
     }

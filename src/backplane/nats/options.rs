@@ -16,10 +16,10 @@ use tokio::time::timeout;
 
 use super::{
     JetStream,
-    error::{ConnectError, Kind},
-    link::Link,
-    log::Log,
-    settings::Settings,
+    connection::NatsConnection,
+    error::{ConnectError, NatsErrorCause},
+    log::StreamLog,
+    settings::JetStreamSettings,
 };
 
 /// How long a log that is set up waits for its server.
@@ -54,7 +54,7 @@ const PING: Duration = Duration::from_secs(2);
 #[must_use = "options do nothing until they connect"]
 pub struct JetStreamOptions {
     urls: String,
-    settings: Settings,
+    settings: JetStreamSettings,
     credentials: Option<Credentials>,
     root_certificates: Vec<PathBuf>,
     client_certificate: Option<(PathBuf, PathBuf)>,
@@ -77,7 +77,7 @@ impl JetStreamOptions {
     pub fn new(urls: impl Into<String>) -> Self {
         Self {
             urls: urls.into(),
-            settings: Settings::default(),
+            settings: JetStreamSettings::default(),
             credentials: None,
             root_certificates: Vec::new(),
             client_certificate: None,
@@ -85,7 +85,8 @@ impl JetStreamOptions {
         }
     }
 
-    /// Names the stream: `tower-sse` by default. Brokers that are to be one name the same.
+    /// Sets the name of the stream. Defaults to `tower-sse`. Brokers that share a log must use the
+    /// same stream name.
     pub fn stream(mut self, name: impl Into<String>) -> Self {
         self.settings.stream = name.into();
         self
@@ -99,7 +100,7 @@ impl JetStreamOptions {
     }
 
     /// Keeps the stream in the server's memory, rather than in its files, as is the default. It is
-    /// lost with the server then, and clients are told of a gap.
+    /// lost with the server then, and a gap is announced to clients.
     pub fn in_memory(mut self) -> Self {
         self.settings.is_in_memory = true;
         self
@@ -214,22 +215,22 @@ impl JetStreamOptions {
     pub async fn connect(self) -> Result<JetStream, ConnectError> {
         let Self { settings, .. } = &self;
         if !is_name(&settings.stream) {
-            return Err(Kind::Stream.into());
+            return Err(NatsErrorCause::Stream.into());
         }
         let subject = settings.subject.as_ref().unwrap_or(&settings.stream);
         if !is_subject(subject) {
-            return Err(Kind::Subject.into());
+            return Err(NatsErrorCause::Subject.into());
         }
         let servers = self.urls.split(',').map(|url| server(url.trim()));
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
 
-        let link = Arc::new(Link::default());
+        let connection = Arc::new(NatsConnection::default());
         let options = self.options(&servers).await?;
-        let client = Link::options(&link, options)
+        let client = NatsConnection::options(&connection, options)
             .connect(servers)
             .await
-            .map_err(|error| ConnectError::new(Kind::Client, error))?;
-        let log = Log::new(client, link, self.settings);
+            .map_err(|error| ConnectError::new(NatsErrorCause::Client, error))?;
+        let log = StreamLog::new(client, connection, self.settings);
         // Later is no error.
         let _ = timeout(FIRST_CONNECT, log.connected()).await;
         Ok(JetStream { log: Arc::new(log) })
@@ -246,7 +247,7 @@ impl JetStreamOptions {
             let password = server.password().and_then(decoded).unwrap_or_default();
             Some(user.map(|user| Credentials::User(user, password)))
         });
-        let in_url = in_url.map(|it| it.ok_or(Kind::Url)).transpose()?;
+        let in_url = in_url.map(|it| it.ok_or(NatsErrorCause::Url)).transpose()?;
         match self.credentials.clone().or(in_url) {
             Some(Credentials::User(user, password)) => {
                 options = options.user_and_password(user, password);
@@ -255,7 +256,8 @@ impl JetStreamOptions {
             #[cfg(feature = "nats-nkeys")]
             Some(Credentials::File(file)) => {
                 let signed = options.credentials_file(&file).await;
-                options = signed.map_err(|error| ConnectError::new(Kind::File(file), error))?;
+                options =
+                    signed.map_err(|error| ConnectError::new(NatsErrorCause::File(file), error))?;
             }
             #[cfg(feature = "nats-nkeys")]
             Some(Credentials::Key(seed)) => options = options.nkey(seed),
@@ -298,10 +300,10 @@ impl fmt::Debug for JetStreamOptions {
 fn server(url: &str) -> Result<ServerAddr, ConnectError> {
     let server: ServerAddr = url
         .parse()
-        .map_err(|error| ConnectError::new(Kind::Url, error))?;
+        .map_err(|error| ConnectError::new(NatsErrorCause::Url, error))?;
     // The client takes those of web sockets too, and then cannot connect.
     if server.host().is_empty() || !["nats", "tls"].contains(&server.scheme()) {
-        return Err(Kind::Url.into());
+        return Err(NatsErrorCause::Url.into());
     }
     Ok(server)
 }
@@ -309,7 +311,7 @@ fn server(url: &str) -> Result<ServerAddr, ConnectError> {
 /// Whether a file can be read that the client reads with each connection.
 fn is_read(file: &Path) -> Result<(), ConnectError> {
     let opened = File::open(file).map(drop);
-    opened.map_err(|error| ConnectError::new(Kind::File(file.to_owned()), error))
+    opened.map_err(|error| ConnectError::new(NatsErrorCause::File(file.to_owned()), error))
 }
 
 /// Whether the server, and its files, take this as a stream's name.

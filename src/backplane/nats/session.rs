@@ -16,7 +16,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{
     api::StreamState,
-    log::{Log, place_of_loss},
+    log::{StreamLog, position_of_loss},
 };
 use crate::{BoxError, log::Position};
 
@@ -30,8 +30,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a request for messages holds.
 const EXPIRES: Duration = Duration::from_secs(10);
 
-/// How often the stream is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the stream is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Session {
     messages: pull::Stream,
@@ -41,7 +41,7 @@ pub(super) struct Session {
 }
 
 /// What a session comes to.
-pub(super) enum Step {
+pub(super) enum SessionStep {
     /// What the next message holds, and its offset.
     Message(Bytes, u64),
     /// The consumer is of no use any more. Another one will do.
@@ -55,7 +55,7 @@ pub(super) enum Step {
 impl Session {
     /// A session on a consumer that was made while the connection had broken so often.
     pub(super) async fn start(
-        log: &Arc<Log>,
+        log: &Arc<StreamLog>,
         from: u64,
         breaks: u64,
     ) -> Result<(Self, u64), BoxError> {
@@ -76,8 +76,8 @@ impl Session {
         Ok((session, pending))
     }
 
-    /// The next message of a reader that is at this place.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, place: Position) -> Poll<Step> {
+    /// The next message of a reader that is at this position.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, position: Position) -> Poll<SessionStep> {
         loop {
             match Pin::new(&mut self.messages).poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => {
@@ -87,84 +87,85 @@ impl Session {
                     let offset = info.stream_sequence;
                     self.delivered += 1;
                     if info.consumer_sequence != self.delivered {
-                        return Poll::Ready(Step::Broken);
+                        return Poll::Ready(SessionStep::Broken);
                     }
-                    return Poll::Ready(Step::Message(message.message.payload, offset));
+                    return Poll::Ready(SessionStep::Message(message.message.payload, offset));
                 }
-                Poll::Ready(_) => return Poll::Ready(Step::Broken),
-                Poll::Pending => return self.watch.poll(cx, place),
+                Poll::Ready(_) => return Poll::Ready(SessionStep::Broken),
+                Poll::Pending => return self.watch.poll(cx, position),
             }
         }
     }
 }
 
-type Looking = Pin<Box<dyn Future<Output = Result<Option<StreamState>, BoxError>> + Send>>;
+type Checking = Pin<Box<dyn Future<Output = Result<Option<StreamState>, BoxError>> + Send>>;
 
 /// Sees what no consumer tells of: that the stream was purged, deleted or made anew, that the
 /// connection is another one, that messages do not come.
 struct Watch {
-    log: Arc<Log>,
+    log: Arc<StreamLog>,
     tick: Interval,
-    looking: Option<Looking>,
-    /// Where the reader was at the last look.
-    place: Option<Position>,
+    checking: Option<Checking>,
+    /// Where the reader was at the last check.
+    position: Option<Position>,
     /// Where it was when it was behind the stream.
     was_behind_at: Option<Position>,
     another_connection: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Watch {
-    fn new(log: &Arc<Log>, breaks: u64) -> Self {
-        let mut tick = interval(LOOK);
+    fn new(log: &Arc<StreamLog>, breaks: u64) -> Self {
+        let mut tick = interval(CHECK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let link = Arc::clone(&log.link);
+        let connection = Arc::clone(&log.connection);
         Self {
             log: Arc::clone(log),
             tick,
-            looking: None,
-            place: None,
+            checking: None,
+            position: None,
             was_behind_at: None,
-            another_connection: Box::pin(link.wait_for_another(breaks)),
+            another_connection: Box::pin(connection.wait_for_another(breaks)),
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, place: Position) -> Poll<Step> {
+    fn poll(&mut self, cx: &mut Context<'_>, position: Position) -> Poll<SessionStep> {
         if self.another_connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Step::Broken);
+            return Poll::Ready(SessionStep::Broken);
         }
         loop {
-            if let Some(looking) = &mut self.looking {
-                let state = ready!(looking.as_mut().poll(cx));
-                self.looking = None;
-                if let Some(step) = state.ok().and_then(|state| self.judge(state, place)) {
+            if let Some(checking) = &mut self.checking {
+                let state = ready!(checking.as_mut().poll(cx));
+                self.checking = None;
+                if let Some(step) = state.ok().and_then(|state| self.judge(state, position)) {
                     return Poll::Ready(step);
                 }
             }
             ready!(self.tick.poll_tick(cx));
             let log = Arc::clone(&self.log);
-            self.place = Some(place);
-            self.looking = Some(Box::pin(async move { log.look().await }));
+            self.position = Some(position);
+            self.checking = Some(Box::pin(async move { log.check().await }));
         }
     }
 
-    fn judge(&mut self, state: Option<StreamState>, place: Position) -> Option<Step> {
-        let asked_at = self.place?;
+    fn judge(&mut self, state: Option<StreamState>, position: Position) -> Option<SessionStep> {
+        let asked_at = self.position?;
         let state = match state {
             Some(state) if state.epoch == asked_at.epoch() && state.last >= asked_at.offset() => {
                 state
             }
-            _ => return Some(Step::Rewritten),
+            _ => return Some(SessionStep::Rewritten),
         };
-        let is_still = asked_at == place;
+        let is_still = asked_at == position;
         // What was read last is gone, though nothing had to make room for it.
-        let is_told = place.offset() == 0 || place == place_of_loss(place.epoch(), place.offset());
-        let is_purged = is_still && state.messages == 0 && !state.expires && !is_told;
-        let behind_at = (is_still && state.last > place.offset()).then_some(place);
+        let is_reported = position.offset() == 0
+            || position == position_of_loss(position.epoch(), position.offset());
+        let is_purged = is_still && state.messages == 0 && !state.expires && !is_reported;
+        let behind_at = (is_still && state.last > position.offset()).then_some(position);
         let was_behind_at = mem::replace(&mut self.was_behind_at, behind_at);
         let is_stalled = behind_at.is_some() && behind_at == was_behind_at;
         if is_stalled {
-            return Some(Step::Stalled);
+            return Some(SessionStep::Stalled);
         }
-        (is_purged && behind_at.is_none()).then_some(Step::Broken)
+        (is_purged && behind_at.is_none()).then_some(SessionStep::Broken)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct JetStreamSettings {
     pub(super) stream: String,
     pub(super) subject: Option<String>,
     pub(super) is_in_memory: bool,
@@ -14,7 +14,7 @@ pub(super) struct Settings {
     pub(super) append_timeout: Duration,
 }
 
-impl Default for Settings {
+impl Default for JetStreamSettings {
     fn default() -> Self {
         Self {
             stream: "tower-sse".to_owned(),
@@ -29,7 +29,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl JetStreamSettings {
     pub(super) fn subject(&self) -> &str {
         self.subject.as_ref().unwrap_or(&self.stream)
     }

@@ -4,7 +4,7 @@
 pub(super) type Address = (String, u16);
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Node {
+pub(super) struct ClusterNode {
     pub(super) address: Address,
     /// Since when it has its slots.
     pub(super) epoch: u64,
@@ -12,7 +12,7 @@ pub(super) struct Node {
     slots: Vec<(u16, u16)>,
 }
 
-impl Node {
+impl ClusterNode {
     pub(super) fn has(&self, slot: u16) -> bool {
         self.slots
             .iter()
@@ -22,13 +22,13 @@ impl Node {
 
 /// The nodes that may be spoken to. The host is the one that was asked: a node which has met no other
 /// does not know how it is called.
-pub(super) fn nodes(text: &str, host: &str, has_tls: bool) -> Vec<Node> {
+pub(super) fn nodes(text: &str, host: &str, has_tls: bool) -> Vec<ClusterNode> {
     let node = |line| node(line, host, has_tls);
     text.lines().filter_map(node).collect()
 }
 
 /// Reads a line: `id ip:port@bus[,hostname[,…]] flags primary ping pong epoch link slots…`.
-fn node(line: &str, host: &str, has_tls: bool) -> Option<Node> {
+fn node(line: &str, host: &str, has_tls: bool) -> Option<ClusterNode> {
     let mut words = line.split(' ');
     let (_, at, flags) = (words.next()?, words.next()?, words.next()?);
     let is = |flag| flags.split(',').any(|it| it == flag);
@@ -51,7 +51,7 @@ fn node(line: &str, host: &str, has_tls: bool) -> Option<Node> {
         let (first, last) = slots.split_once('-').unwrap_or((slots, slots));
         Some((first.parse().ok()?, last.parse().ok()?))
     });
-    Some(Node {
+    Some(ClusterNode {
         address,
         epoch,
         slots: slots.collect(),

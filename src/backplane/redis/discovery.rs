@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     ConnectError, RedisOptions,
-    cluster::{self, Address, Node},
+    cluster::{self, Address, ClusterNode},
     options::Topology,
     tls,
 };
@@ -38,7 +38,7 @@ const ASKED: usize = 5;
 
 /// How often sentinels are asked again, who tell nobody by themselves; and a cluster, where its node
 /// does not answer.
-const LOOK: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Discovery {
     /// Where the server is, unless others have to be asked; and how to sign in.
@@ -64,7 +64,7 @@ enum Directory {
 }
 
 /// What somebody says who was asked: which server it is, and since which epoch.
-struct Answer {
+struct DiscoveryReply {
     epoch: u64,
     address: Address,
     /// All nodes of the cluster, where it is one.
@@ -148,7 +148,7 @@ impl Discovery {
             return pending().await;
         };
         loop {
-            sleep(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+            sleep(CHECK_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
             // A node of a cluster that has lost its slot says so, if it says anything.
             let is_told = matches!(directory, Directory::Cluster { .. }) && is_well();
             // Before the first is found there is nobody to leave it.
@@ -254,14 +254,17 @@ async fn connect(
 // ===== asking =====
 
 /// What the best informed of those who are asked say within this time.
-async fn best<F>(asked: impl Iterator<Item = F>, time: Duration) -> Result<Answer, RedisError>
+async fn best<F>(
+    asked: impl Iterator<Item = F>,
+    time: Duration,
+) -> Result<DiscoveryReply, RedisError>
 where
-    F: Future<Output = Result<Answer, RedisError>> + Send + 'static,
+    F: Future<Output = Result<DiscoveryReply, RedisError>> + Send + 'static,
 {
     let mut until = Instant::now() + time;
     // With this future, the questions end.
     let mut asking: JoinSet<_> = asked.collect();
-    let mut best: Option<Answer> = None;
+    let mut best: Option<DiscoveryReply> = None;
     let mut trouble = None;
     while let Ok(Some(answer)) = timeout_at(until, asking.join_next()).await {
         match answer {
@@ -284,7 +287,7 @@ async fn ask_sentinel(
     sentinel: ConnectionInfo,
     primary: String,
     time: Duration,
-) -> Result<Answer, RedisError> {
+) -> Result<DiscoveryReply, RedisError> {
     let mut connection = connect(&sentinel, time, time).await?;
     let mut questions = redis::pipe();
     questions
@@ -298,7 +301,7 @@ async fn ask_sentinel(
         questions.query_async(&mut connection).await?;
     let kind = ErrorKind::MasterNameNotFoundBySentinel;
     let unknown = || RedisError::from((kind, "primary is not known by this name"));
-    Ok(Answer {
+    Ok(DiscoveryReply {
         epoch: master
             .get("config-epoch")
             .and_then(|it| it.parse().ok())
@@ -314,7 +317,7 @@ async fn ask_node(
     key: String,
     has_tls: bool,
     time: Duration,
-) -> Result<Answer, RedisError> {
+) -> Result<DiscoveryReply, RedisError> {
     let mut connection = connect(&node, time, time).await?;
     let mut questions = redis::pipe();
     questions
@@ -328,8 +331,8 @@ async fn ask_node(
     let owner = nodes.iter().find(|node| node.has(slot));
     let kind = ErrorKind::ClusterConnectionNotFound;
     let nobody = || RedisError::from((kind, "no node of the cluster has the slot"));
-    let Node { epoch, address, .. } = owner.ok_or_else(nobody)?;
-    Ok(Answer {
+    let ClusterNode { epoch, address, .. } = owner.ok_or_else(nobody)?;
+    Ok(DiscoveryReply {
         epoch: *epoch,
         address: address.clone(),
         nodes: nodes.iter().map(|node| node.address.clone()).collect(),

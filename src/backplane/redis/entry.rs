@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use redis::Value;
 
-use super::link::bytes_of;
+use super::connection::bytes_of;
 use crate::log::Epoch;
 
 /// An id: milliseconds and sequence, to Redis. To us the first is the offset.
@@ -24,22 +24,22 @@ impl std::fmt::Display for Id {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct StreamEntry {
     pub(super) id: Id,
     /// The record as we store it, where there is one.
     pub(super) envelope: Bytes,
-    pub(super) link: Option<Link>,
+    pub(super) previous: Option<Predecessor>,
 }
 
 /// The record before this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Link {
+pub(super) struct Predecessor {
     pub(super) epoch: Epoch,
     pub(super) tag: u32,
     pub(super) offset: u64,
 }
 
-impl Link {
+impl Predecessor {
     /// Reads the link of the entry with this id. One that was written for another is none.
     fn parse(bytes: &[u8], id: Id) -> Option<Self> {
         let (epoch, rest) = bytes.split_first_chunk()?;
@@ -54,7 +54,7 @@ impl Link {
 }
 
 /// The entries that `XREAD` gives of one stream. None: that is no answer to `XREAD`.
-pub(super) fn of_xread(reply: Value) -> Option<Vec<Entry>> {
+pub(super) fn of_xread(reply: Value) -> Option<Vec<StreamEntry>> {
     match reply {
         Value::Nil => Some(Vec::new()),
         Value::Array(streams) => {
@@ -70,23 +70,23 @@ pub(super) fn of_xread(reply: Value) -> Option<Vec<Entry>> {
 }
 
 /// The entries that `XRANGE` gives.
-pub(super) fn of_xrange(reply: Value) -> Option<Vec<Entry>> {
+pub(super) fn of_xrange(reply: Value) -> Option<Vec<StreamEntry>> {
     let Value::Array(entries) = reply else {
         return None;
     };
     entries.into_iter().map(entry).collect()
 }
 
-fn entry(value: Value) -> Option<Entry> {
+fn entry(value: Value) -> Option<StreamEntry> {
     let Value::Array(parts) = value else {
         return None;
     };
     let mut parts = parts.into_iter();
     let id = Id::parse(&bytes_of(parts.next()?)?)?;
-    let mut entry = Entry {
+    let mut entry = StreamEntry {
         id,
         envelope: Bytes::new(),
-        link: None,
+        previous: None,
     };
     // An entry that was deleted while it was read has none.
     let Some(Value::Array(fields)) = parts.next() else {
@@ -97,7 +97,7 @@ fn entry(value: Value) -> Option<Entry> {
         match (name, bytes_of(value)) {
             (Value::BulkString(name), Some(value)) if name == b"r" => entry.envelope = value.into(),
             (Value::BulkString(name), Some(value)) if name == b"p" => {
-                entry.link = Link::parse(&value, id);
+                entry.previous = Predecessor::parse(&value, id);
             }
             _ => {}
         }
@@ -125,7 +125,7 @@ mod tests {
         }
         assert_eq!(Id::parse(b"18446744073709551615-1"), Some(Id(u64::MAX, 1)));
         let head = b"\0\0\0\0\0\0\0\x07\0\0\0\x02";
-        let parse = |rest: &[u8], id| Link::parse(&[head, rest].concat(), id);
+        let parse = |rest: &[u8], id| Predecessor::parse(&[head, rest].concat(), id);
         for rest in [
             &b""[..],
             b"42",
@@ -138,9 +138,12 @@ mod tests {
             assert_eq!(parse(rest, Id(43, 0)), None, "{rest:?}");
         }
         assert_eq!(parse(b"42-43", Id(43, 1)), None);
-        assert_eq!(Link::parse(&head[..11], Id(43, 0)), None);
-        let link = parse(b"42-43", Id(43, 0)).unwrap();
-        assert_eq!((link.epoch, link.tag, link.offset), (Epoch::new(7), 2, 42));
+        assert_eq!(Predecessor::parse(&head[..11], Id(43, 0)), None);
+        let previous = parse(b"42-43", Id(43, 0)).unwrap();
+        assert_eq!(
+            (previous.epoch, previous.tag, previous.offset),
+            (Epoch::new(7), 2, 42)
+        );
     }
 
     #[test]

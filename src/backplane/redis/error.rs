@@ -16,11 +16,11 @@ use crate::BoxError;
 /// [`RedisStreams::connect`](super::RedisStreams::connect).
 #[derive(Debug)]
 pub struct ConnectError {
-    kind: Kind,
+    kind: RedisErrorCause,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum RedisErrorCause {
     Url(RedisError),
     Name,
     NoHost,
@@ -35,36 +35,42 @@ enum Kind {
 impl ConnectError {
     pub(super) fn url(error: RedisError) -> Self {
         Self {
-            kind: Kind::Url(error),
+            kind: RedisErrorCause::Url(error),
         }
     }
 
     pub(super) fn name() -> Self {
-        Self { kind: Kind::Name }
+        Self {
+            kind: RedisErrorCause::Name,
+        }
     }
 
     pub(super) fn no_host() -> Self {
-        Self { kind: Kind::NoHost }
+        Self {
+            kind: RedisErrorCause::NoHost,
+        }
     }
 
     pub(super) fn no_sentinel() -> Self {
-        let kind = Kind::NoSentinel;
+        let kind = RedisErrorCause::NoSentinel;
         Self { kind }
     }
 
     pub(super) fn no_tls() -> Self {
-        Self { kind: Kind::NoTls }
+        Self {
+            kind: RedisErrorCause::NoTls,
+        }
     }
 
     #[cfg(feature = "redis-tls")]
     pub(super) fn tls(error: RedisError) -> Self {
-        let kind = Kind::Tls(error);
+        let kind = RedisErrorCause::Tls(error);
         Self { kind }
     }
 
     #[cfg(feature = "redis-tls")]
     pub(super) fn file(file: &Path, error: impl Into<BoxError>) -> Self {
-        let kind = Kind::File(file.to_owned(), error.into());
+        let kind = RedisErrorCause::File(file.to_owned(), error.into());
         Self { kind }
     }
 }
@@ -72,15 +78,15 @@ impl ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.kind {
-            Kind::Url(_) => "not the URL of a Redis server",
-            Kind::Name => "name of the log is empty, or has a brace in it",
-            Kind::NoHost => "sentinels and clusters need a URL with a host",
-            Kind::NoSentinel => "no sentinel is named",
-            Kind::NoTls => "TLS to Redis takes the feature `redis-tls`",
+            RedisErrorCause::Url(_) => "not the URL of a Redis server",
+            RedisErrorCause::Name => "name of the log is empty, or has a brace in it",
+            RedisErrorCause::NoHost => "sentinels and clusters need a URL with a host",
+            RedisErrorCause::NoSentinel => "no sentinel is named",
+            RedisErrorCause::NoTls => "TLS to Redis takes the feature `redis-tls`",
             #[cfg(feature = "redis-tls")]
-            Kind::Tls(_) => "certificates or key will not do",
+            RedisErrorCause::Tls(_) => "certificates or key will not do",
             #[cfg(feature = "redis-tls")]
-            Kind::File(file, _) => {
+            RedisErrorCause::File(file, _) => {
                 return write!(f, "certificate or key in {} will not do", file.display());
             }
         })
@@ -90,12 +96,15 @@ impl fmt::Display for ConnectError {
 impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
-            Kind::Url(error) => Some(error),
-            Kind::Name | Kind::NoHost | Kind::NoSentinel | Kind::NoTls => None,
+            RedisErrorCause::Url(error) => Some(error),
+            RedisErrorCause::Name
+            | RedisErrorCause::NoHost
+            | RedisErrorCause::NoSentinel
+            | RedisErrorCause::NoTls => None,
             #[cfg(feature = "redis-tls")]
-            Kind::Tls(error) => Some(error),
+            RedisErrorCause::Tls(error) => Some(error),
             #[cfg(feature = "redis-tls")]
-            Kind::File(_, error) => Some(&**error),
+            RedisErrorCause::File(_, error) => Some(&**error),
         }
     }
 }
@@ -132,19 +141,19 @@ impl fmt::Display for Unexpected {
 
 impl Error for Unexpected {}
 
-/// A record is larger than the log takes.
+/// A record is larger than the limit.
 #[derive(Debug)]
 pub(super) struct TooLarge {
     pub(super) size: usize,
-    pub(super) most: usize,
+    pub(super) max: usize,
 }
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "record has {} bytes: the log takes at most {}",
-            self.size, self.most
+            "record has {} bytes: the limit is {}",
+            self.size, self.max
         )
     }
 }

@@ -13,9 +13,9 @@
 //! with `everysec`, which is the default, it may forget the last two seconds, also when only its
 //! process is killed. A server that has lost or forgotten what it had (so, or by `FLUSHALL`, or in a
 //! failover to a replica that was behind) is found out within some two seconds after it can be
-//! reached by each node that has seen more, and its clients are told of a gap.
+//! reached by each node that has seen more, and a gap is announced to its clients.
 //!
-//! Nothing that others write into the stream reaches a client: it is passed over and counted
+//! Nothing that others write into the stream reaches a client: it is skipped and counted
 //! ([`RedisStreams::skipped`]).
 //!
 //! # What it takes
@@ -26,7 +26,7 @@
 //! `HLEN`, `HGETALL`, `HDEL`, `DEL`, `EXISTS`, `TIME` and `CLIENT SETNAME`.
 //!
 //! The keys are `{name}:log` and `{name}:state`. Let Redis evict neither: with a `maxmemory-policy`
-//! of `allkeys-…` the log may go at any time, which clients are told of.
+//! of `allkeys-…` the log may be lost at any time, which is announced to clients.
 //!
 //! With the feature `redis-tls`, URLs with `rediss://` are spoken to over TLS. It is made with rustls,
 //! and its default provider for the process: where none is installed when TLS is first set up, that is
@@ -44,7 +44,7 @@
 //! everything, which a read that waits would block; and asking takes three commands.
 //!
 //! Redis copies to its replicas after it has acknowledged. So a failover may forget what was
-//! acknowledged last, and clients are told of a gap where their node has seen it; a node that has not
+//! acknowledged last. A gap is announced to clients whose node has seen it; a node that has not
 //! cannot know. `min-replicas-to-write 1`, with a small `min-replicas-max-lag`, keeps it to a second or
 //! so: a primary that nobody follows refuses then, and appends fail as not sent.
 //!
@@ -64,10 +64,10 @@
 //! ```
 
 mod cluster;
+mod connection;
 mod discovery;
 mod entry;
 mod error;
-mod link;
 mod options;
 mod queue;
 mod reader;
@@ -90,8 +90,8 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use self::{
+    connection::{Health, LogLocation, ReadFailure, SharedConnection, Side},
     error::TooLarge,
-    link::{Health, Link, Place, ReadFailure, Side},
     queue::Queue,
     reader::Records,
     writer::Writer,
@@ -115,14 +115,14 @@ pub struct RedisStreams {
 
 /// What all clones of a handle are, and what ends with the last.
 struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     /// Guards the task that appends.
     task: Mutex<JoinHandle<()>>,
 }
 
-struct Shared {
-    place: Place,
-    link: Link,
+struct RedisShared {
+    location: LogLocation,
+    commands: SharedConnection,
     health: Health,
     queue: Queue,
     /// By this name the script knows whose batches it has seen.
@@ -133,7 +133,7 @@ struct Shared {
     skipped: Skipped,
 }
 
-impl Shared {
+impl RedisShared {
     fn next_batch(&self) -> u64 {
         self.batches.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -141,7 +141,7 @@ impl Shared {
     /// Sees whether the server has become another one.
     async fn watch(&self) {
         let is_well = || self.health.is_connected();
-        self.place.discovery.watch(is_well).await;
+        self.location.discovery.watch(is_well).await;
     }
 }
 
@@ -166,9 +166,9 @@ impl RedisStreams {
         if options.name.is_empty() || options.name.contains(['{', '}']) {
             return Err(ConnectError::name());
         }
-        let shared = Arc::new(Shared {
-            place: Place::new(options)?,
-            link: Link::new(),
+        let shared = Arc::new(RedisShared {
+            location: LogLocation::new(options)?,
+            commands: SharedConnection::new(),
             health: Health::new(),
             queue: Queue::new(),
             publisher: format!("p:{:016x}", fastrand::u64(..)),
@@ -183,22 +183,22 @@ impl RedisStreams {
         })
     }
 
-    /// Whether the server has answered when it was spoken to last.
+    /// Returns whether the server has answered the last command.
     ///
-    /// A broker that reads the log speaks to it at least once a second; a server that does not
-    /// answer is found out within some three.
+    /// A broker that reads the log sends at least one command per second. A server that does not
+    /// answer is detected within about three seconds.
     pub fn is_connected(&self) -> bool {
         self.handle.shared.health.is_connected()
     }
 
-    /// What [`is_connected`](Self::is_connected) says, and its changes.
+    /// Returns a receiver for the value of [`is_connected`](Self::is_connected) and its changes.
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.handle.shared.health.subscribe()
     }
 
-    /// How many entries of the stream this handle's readers have passed over: of others, of a later
-    /// version, too large, or damaged. An entry that is read again counts again. With the feature
-    /// `tracing` it is told, once a second at most.
+    /// Returns how many entries of the stream this handle's readers have skipped: written by other
+    /// programs or a later version, too large, or damaged. An entry that is read again counts
+    /// again. With the feature `tracing` the number is reported at most once a second.
     pub fn skipped(&self) -> u64 {
         self.handle.shared.skipped.count()
     }
@@ -236,10 +236,10 @@ impl Backplane for RedisStreams {
     fn append(&self, record: Record) -> BoxFuture<'_, Result<Position, AppendError>> {
         Box::pin(async move {
             let shared = &self.handle.shared;
-            let options = &shared.place.options;
-            let (size, most) = (envelope::size(&record), options.max_record);
-            if size > most {
-                let cause = TooLarge { size, most };
+            let options = &shared.location.options;
+            let (size, max) = (envelope::size(&record), options.max_record);
+            if size > max {
+                let cause = TooLarge { size, max };
                 return Err(AppendError::new(AppendErrorKind::Rejected, cause));
             }
             self.handle.ensure_task();
@@ -261,22 +261,22 @@ impl Backplane for RedisStreams {
     fn head(&self) -> BoxFuture<'_, Result<Position, ReadError>> {
         Box::pin(async move {
             let shared = &self.handle.shared;
-            let connection = shared.link.get(&shared.place, &shared.health).await;
+            let connection = shared.commands.get(&shared.location, &shared.health).await;
             let mut connection = connection.map_err(ReadError::unavailable)?;
-            let state = timeout(ANSWER, connection.state(&shared.place)).await;
+            let state = timeout(ANSWER, connection.state(&shared.location)).await;
             let cause = match state {
                 Ok(Ok(state)) => return Ok(state.head()),
                 Ok(Err(failure)) => {
                     let answers = failure.is_answer();
                     shared.health.set(Side::Append, Some(answers));
                     if !matches!(&failure, ReadFailure::Unexpected(_)) {
-                        shared.link.drop_connection().await;
+                        shared.commands.drop_connection().await;
                     }
                     failure.into_cause()
                 }
                 Err(late) => {
                     shared.health.set(Side::Append, Some(false));
-                    shared.link.drop_connection().await;
+                    shared.commands.drop_connection().await;
                     late.into()
                 }
             };
@@ -288,7 +288,7 @@ impl Backplane for RedisStreams {
 impl fmt::Debug for RedisStreams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStreams")
-            .field("options", &self.handle.shared.place.options)
+            .field("options", &self.handle.shared.location.options)
             .field("is_connected", &self.is_connected())
             .finish_non_exhaustive()
     }

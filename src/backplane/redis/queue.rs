@@ -37,10 +37,10 @@ const UNIT: usize = 1 << 10;
 const MAX_BATCH: usize = 512;
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
-pub(super) type Outcome = Result<Position, AppendError>;
+pub(super) type AppendResult = Result<Position, AppendError>;
 
 pub(super) struct Queue {
-    /// Guards the appends that wait, and the last trouble, for whoever gives up waiting.
+    /// Guards the appends that wait, and the last error, which a timeout reports.
     waiting: Mutex<Waiting>,
     room: Arc<Semaphore>,
     entered: Notify,
@@ -48,30 +48,30 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    appends: VecDeque<Append>,
-    trouble: Option<RedisError>,
+    appends: VecDeque<QueuedAppend>,
+    last_error: Option<RedisError>,
 }
 
 /// One append, on its way to the writer.
-pub(super) struct Append {
+pub(super) struct QueuedAppend {
     pub(super) envelope: Vec<u8>,
     pub(super) tag: u32,
-    ticket: Arc<Ticket>,
-    outcome: oneshot::Sender<Outcome>,
+    ticket: Arc<AppendTicket>,
+    outcome: oneshot::Sender<AppendResult>,
     _room: OwnedSemaphorePermit,
 }
 
-/// Whose turn it is to say what becomes of an append.
+/// The state of an append: it waits, or is claimed or withdrawn, by one swap.
 #[derive(Default)]
-struct Ticket(AtomicU8);
+struct AppendTicket(AtomicU8);
 
 const WAITS: u8 = 0;
 const CLAIMED: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
-impl Ticket {
-    /// Whether this was the first to say so.
-    fn become_(&self, state: u8) -> bool {
+impl AppendTicket {
+    /// Whether this was the first to set a state.
+    fn try_set(&self, state: u8) -> bool {
         let swapped = self
             .0
             .compare_exchange(WAITS, state, Ordering::AcqRel, Ordering::Acquire);
@@ -84,15 +84,15 @@ impl Ticket {
 }
 
 /// Withdraws an append that nobody waits for any more.
-struct Withdraw(Arc<Ticket>);
+struct Withdraw(Arc<AppendTicket>);
 
 impl Drop for Withdraw {
     fn drop(&mut self) {
-        self.0.become_(WITHDRAWN);
+        self.0.try_set(WITHDRAWN);
     }
 }
 
-impl Append {
+impl QueuedAppend {
     /// Whether somebody waits for the outcome.
     pub(super) fn is_awaited(&self) -> bool {
         !self.outcome.is_closed()
@@ -100,7 +100,7 @@ impl Append {
 
     /// Before it is sent. False: it was withdrawn, and is not to be sent.
     pub(super) fn claim(&self) -> bool {
-        self.ticket.become_(CLAIMED) || self.ticket.is(CLAIMED)
+        self.ticket.try_set(CLAIMED) || self.ticket.is(CLAIMED)
     }
 
     /// It was not taken, and may be withdrawn again.
@@ -108,7 +108,7 @@ impl Append {
         self.ticket.0.store(WAITS, Ordering::Release);
     }
 
-    pub(super) fn finish(self, outcome: Outcome) {
+    pub(super) fn finish(self, outcome: AppendResult) {
         // Nobody may be left to hear it.
         let _ = self.outcome.send(outcome);
     }
@@ -128,7 +128,7 @@ impl Queue {
     }
 
     /// Enters an append, and waits for its outcome.
-    pub(super) async fn append(&self, tag: u32, envelope: Vec<u8>, time: Duration) -> Outcome {
+    pub(super) async fn append(&self, tag: u32, envelope: Vec<u8>, time: Duration) -> AppendResult {
         let until = Instant::now() + time;
         let room = u32::try_from(envelope.len() / UNIT + 1).unwrap_or(u32::MAX);
         let room = room.min((MAX_WAITING / UNIT) as u32);
@@ -139,9 +139,9 @@ impl Queue {
         let Ok(room) = acquired else {
             return Err(AppendErrorKind::Closed.into());
         };
-        let ticket = Arc::new(Ticket::default());
+        let ticket = Arc::new(AppendTicket::default());
         let (outcome, answer) = oneshot::channel();
-        self.lock().appends.push_back(Append {
+        self.lock().appends.push_back(QueuedAppend {
             envelope,
             tag,
             ticket: Arc::clone(&ticket),
@@ -153,9 +153,9 @@ impl Queue {
         match timeout_at(until, answer).await {
             Ok(Ok(outcome)) => outcome,
             // The writer was ended together with its runtime.
-            Ok(Err(_)) if withdraw.0.become_(WITHDRAWN) => Err(AppendErrorKind::NotSent.into()),
+            Ok(Err(_)) if withdraw.0.try_set(WITHDRAWN) => Err(AppendErrorKind::NotSent.into()),
             Ok(Err(_)) => Err(AppendErrorKind::MaybeSent.into()),
-            Err(_) if withdraw.0.become_(WITHDRAWN) => {
+            Err(_) if withdraw.0.try_set(WITHDRAWN) => {
                 Err(self.timed_out(AppendErrorKind::NotSent, time))
             }
             Err(_) => Err(self.timed_out(AppendErrorKind::MaybeSent, time)),
@@ -163,17 +163,17 @@ impl Queue {
     }
 
     fn timed_out(&self, kind: AppendErrorKind, time: Duration) -> AppendError {
-        let cause = self.lock().trouble.clone();
+        let cause = self.lock().last_error.clone();
         AppendError::new(kind, TimedOut { time, cause })
     }
 
-    /// Notes what stands in the way, or that nothing does.
-    pub(super) fn set_trouble(&self, trouble: Option<RedisError>) {
-        self.lock().trouble = trouble;
+    /// Records the last error, or that there is none.
+    pub(super) fn set_last_error(&self, last_error: Option<RedisError>) {
+        self.lock().last_error = last_error;
     }
 
     /// Waits for appends, and takes as many as go to the server at once.
-    pub(super) async fn take(&self) -> Vec<Append> {
+    pub(super) async fn take(&self) -> Vec<QueuedAppend> {
         loop {
             let batch = self.take_now();
             if !batch.is_empty() {
@@ -183,7 +183,7 @@ impl Queue {
         }
     }
 
-    fn take_now(&self) -> Vec<Append> {
+    fn take_now(&self) -> Vec<QueuedAppend> {
         let mut waiting = self.lock();
         let mut batch = Vec::new();
         let mut bytes = 0;
@@ -223,7 +223,7 @@ mod tests {
     const TIME: Duration = Duration::from_secs(5);
 
     /// What an append fails with whose time is over after this was done to it.
-    async fn kind_after(done: impl FnOnce(&Append)) -> AppendErrorKind {
+    async fn kind_after(done: impl FnOnce(&QueuedAppend)) -> AppendErrorKind {
         let queue = Queue::new();
         let mut append = spawn(queue.append(1, b"record".to_vec(), TIME));
         assert_pending!(append.poll());
@@ -241,7 +241,7 @@ mod tests {
         use AppendErrorKind::{MaybeSent, NotSent};
         assert_eq!(kind_after(|_| {}).await, NotSent);
         assert_eq!(kind_after(|it| assert!(it.claim())).await, MaybeSent);
-        let refused = |it: &Append| {
+        let refused = |it: &QueuedAppend| {
             assert!(it.claim());
             it.unclaim();
         };

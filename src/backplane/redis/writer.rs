@@ -13,10 +13,10 @@ use redis::{ErrorKind, RedisError, ServerErrorKind, make_extension_error};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Shared,
+    RedisShared,
+    connection::{Connection, Side, is_answer},
     error::Unexpected,
-    link::{Connection, Side, is_answer},
-    queue::Append,
+    queue::QueuedAppend,
 };
 use crate::{
     BoxError,
@@ -32,19 +32,19 @@ type Reply = (Vec<u8>, u64, usize, String);
 const READ_ONLY: &str = "READONLY";
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-    /// How many tries have failed since the last that did not.
+    shared: Arc<RedisShared>,
+    /// How many attempts have failed since the last success.
     failures: u32,
-    /// Until when a server that is away is waited for.
-    patience: Instant,
+    /// Until when attempts are repeated while the server does not respond.
+    retry_until: Instant,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<RedisShared>) -> Self {
         Self {
             shared,
             failures: 0,
-            patience: Instant::now(),
+            retry_until: Instant::now(),
         }
     }
 
@@ -57,9 +57,9 @@ impl Writer {
     async fn append_all(mut self) {
         let shared = Arc::clone(&self.shared);
         // At once, so that it is known whether the server is there.
-        match shared.link.get(&shared.place, &shared.health).await {
+        match shared.commands.get(&shared.location, &shared.health).await {
             Ok(_) => self.succeeded(),
-            Err(error) => shared.queue.set_trouble(Some(error)),
+            Err(error) => shared.queue.set_last_error(Some(error)),
         }
         loop {
             let batch = shared.queue.take().await;
@@ -67,26 +67,26 @@ impl Writer {
         }
     }
 
-    async fn send(&mut self, mut batch: Vec<Append>) {
+    async fn send(&mut self, mut batch: Vec<QueuedAppend>) {
         let shared = Arc::clone(&self.shared);
         let number = shared.next_batch();
         let mut may_be_sent = false;
-        while batch.iter().any(Append::is_awaited) {
-            let error = match shared.link.get(&shared.place, &shared.health).await {
+        while batch.iter().any(QueuedAppend::is_awaited) {
+            let error = match shared.commands.get(&shared.location, &shared.health).await {
                 Err(error) => error,
                 // What nobody waits for any more before the first try is in none.
                 Ok(_) if !may_be_sent && !claim(&mut batch) => return,
                 Ok(connection) => match self.try_to_send(connection, &batch, number).await {
                     Ok((_, _, 0, why_not)) if why_not.starts_with(READ_ONLY) => {
                         // It has become a replica. The primary may be found elsewhere.
-                        shared.link.drop_connection().await;
+                        shared.commands.drop_connection().await;
                         make_extension_error(READ_ONLY.to_owned(), Some(why_not))
                     }
                     Ok(reply) => {
                         self.succeeded();
                         if finish(batch, reply, may_be_sent).is_err() {
                             // It may be a replica now.
-                            shared.link.drop_connection().await;
+                            shared.commands.drop_connection().await;
                         }
                         return;
                     }
@@ -97,37 +97,37 @@ impl Writer {
                     Err(error) => {
                         may_be_sent |= !is_answer(&error);
                         shared.health.set(Side::Append, Some(is_answer(&error)));
-                        shared.link.drop_connection().await;
+                        shared.commands.drop_connection().await;
                         error
                     }
                 },
             };
             if !may_be_sent {
-                batch.iter().for_each(Append::unclaim);
+                batch.iter().for_each(QueuedAppend::unclaim);
             }
-            shared.queue.set_trouble(Some(error.clone()));
-            if Instant::now() >= self.patience {
+            shared.queue.set_last_error(Some(error.clone()));
+            if Instant::now() >= self.retry_until {
                 fail(batch, may_be_sent, || error.clone().into());
                 shared.queue.fail_all(&error);
-                return self.rest().await;
+                return self.back_off().await;
             }
-            self.rest().await;
+            self.back_off().await;
         }
     }
 
     async fn try_to_send(
         &self,
         mut connection: Connection,
-        batch: &[Append],
+        batch: &[QueuedAppend],
         number: u64,
     ) -> Result<Reply, RedisError> {
         let shared = &self.shared;
-        let mut command = connection.append(&shared.place);
+        let mut command = connection.append(&shared.location);
         command
             .arg(&fastrand::u64(..).to_be_bytes()[..])
             .arg(&shared.publisher)
             .arg(number)
-            .arg(shared.place.options.window);
+            .arg(shared.location.options.window);
         for append in batch {
             command.arg(&append.envelope[..]);
         }
@@ -146,7 +146,7 @@ impl Writer {
                 | ServerErrorKind::ClusterDown => true,
                 // Else nobody would find the other one.
                 ServerErrorKind::Moved | ServerErrorKind::Ask => {
-                    self.shared.place.discovery.has_directory()
+                    self.shared.location.discovery.has_directory()
                 }
                 _ => false,
             },
@@ -159,27 +159,27 @@ impl Writer {
         shared.health.set(Side::Append, Some(true));
         if self.failures > 0 {
             self.failures = 0;
-            shared.queue.set_trouble(None);
+            shared.queue.set_last_error(None);
         }
-        self.patience = Instant::now() + shared.place.options.append_timeout;
+        self.retry_until = Instant::now() + shared.location.options.append_timeout;
     }
 
-    /// Rests after a try that has failed, longer each time.
-    async fn rest(&mut self) {
+    /// Backs off after a failed attempt, longer each time.
+    async fn back_off(&mut self) {
         let longest = Duration::from_millis(50 << self.failures.min(4));
         self.failures += 1;
         sleep(longest.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
     }
 }
 
-/// Claims what is still waited for. Tells whether there is any.
-fn claim(batch: &mut Vec<Append>) -> bool {
+/// Claims what is still waited for. Returns whether there is any.
+fn claim(batch: &mut Vec<QueuedAppend>) -> bool {
     batch.retain(|append| append.is_awaited() && append.claim());
     !batch.is_empty()
 }
 
-/// Tells what the server says. An error: it has refused some.
-fn finish(mut batch: Vec<Append>, reply: Reply, may_be_sent: bool) -> Result<(), ()> {
+/// Completes the appends by the server's reply. An error: the server has refused some.
+fn finish(mut batch: Vec<QueuedAppend>, reply: Reply, may_be_sent: bool) -> Result<(), ()> {
     let (epoch, first, count, why_not) = reply;
     let epoch = epoch.try_into().map(u64::from_be_bytes);
     let epoch = Epoch::new(epoch.unwrap_or_default());
@@ -195,7 +195,7 @@ fn finish(mut batch: Vec<Append>, reply: Reply, may_be_sent: bool) -> Result<(),
     Err(())
 }
 
-fn fail(batch: Vec<Append>, may_be_sent: bool, cause: impl Fn() -> BoxError) {
+fn fail(batch: Vec<QueuedAppend>, may_be_sent: bool, cause: impl Fn() -> BoxError) {
     let kind = if may_be_sent {
         AppendErrorKind::MaybeSent
     } else {

@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 use tower_sse::{
     BoxError, Event, SseConnection, SseLayer,
     layer::SseBody,
+    layer::Welcome,
     test_util::{self, EventReader, ReadError, WireBody},
 };
 
@@ -67,9 +68,9 @@ static OTHERS: AtomicUsize = AtomicUsize::new(0);
 /// counts as an event.
 pub fn without_welcome(layer: SseLayer) -> SseLayer {
     if is_direct() {
-        layer.welcome(|_| beginning())
+        layer.welcome(Welcome::new(|_| beginning()))
     } else {
-        layer.without_welcome()
+        layer.welcome(None)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Opens streams under a paused clock, and reads them in tasks of their own.
 
+use crate::Held;
 use std::{convert::Infallible, future::Future, ops::RangeInclusive, time::Duration};
 
 use bytes::Bytes;
@@ -36,7 +37,7 @@ pub fn about(time: Duration) -> RangeInclusive<Duration> {
 /// A layer without a welcome or heartbeats.
 pub fn bare(connections: &Connections) -> SseLayer {
     let layer = SseLayer::new("/events").registry(connections);
-    paths::without_welcome(layer).without_keep_alive()
+    paths::without_welcome(layer).keep_alive(None)
 }
 
 pub fn request() -> Request<()> {
@@ -126,7 +127,7 @@ impl Reading {
     #[track_caller]
     pub fn assert_cut(&self) {
         let error = self.error.as_ref().map(ToString::to_string);
-        let expected = "event stream had to end before it was finished";
+        let expected = "event stream was aborted before it was complete";
         assert_eq!(error.as_deref(), Some(expected));
     }
 }
@@ -145,7 +146,7 @@ pub async fn settle() {
 /// Waits for an end that has to come without anybody polling the body.
 pub async fn emptied(connections: &Connections) -> Instant {
     let began = Instant::now();
-    while !connections.is_empty() {
+    while connections.held() > 0 {
         assert!(began.elapsed() < seconds(1_000), "{connections:?}");
         tokio::time::sleep(LOOK).await;
     }

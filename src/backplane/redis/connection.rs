@@ -20,7 +20,7 @@ const APPEND: &str = concat!(include_str!("log.lua"), include_str!("append.lua")
 const STATE: &str = concat!(include_str!("log.lua"), include_str!("state.lua"));
 
 /// Where the log is, and how to get there.
-pub(super) struct Place {
+pub(super) struct LogLocation {
     pub(super) discovery: Arc<Discovery>,
     pub(super) options: RedisOptions,
     /// The stream's key.
@@ -29,7 +29,7 @@ pub(super) struct Place {
     pub(super) state: String,
 }
 
-impl Place {
+impl LogLocation {
     pub(super) fn new(options: RedisOptions) -> Result<Self, ConnectError> {
         let stream = format!("{{{}}}:log", options.name);
         Ok(Self {
@@ -99,18 +99,18 @@ impl Connection {
     }
 
     /// The script that appends, to be given its arguments.
-    pub(super) fn append(&self, place: &Place) -> Cmd {
-        script(&self.append, place)
+    pub(super) fn append(&self, location: &LogLocation) -> Cmd {
+        script(&self.append, location)
     }
 
     /// The log as it stands. It is made if there is none.
-    pub(super) async fn state(&mut self, place: &Place) -> Result<State, ReadFailure> {
-        let mut command = script(&self.state, place);
+    pub(super) async fn state(&mut self, location: &LogLocation) -> Result<LogState, ReadFailure> {
+        let mut command = script(&self.state, location);
         command.arg(&fastrand::u64(..).to_be_bytes()[..]);
         let (epoch, base, last, tag): (Vec<u8>, u64, u64, Vec<u8>) = self.query(&command).await?;
         let found = epoch.try_into().ok().zip(tag.try_into().ok());
         let (epoch, tag) = found.ok_or_else(|| Unexpected("no epoch".to_owned()))?;
-        Ok(State {
+        Ok(LogState {
             epoch: Epoch::new(u64::from_be_bytes(epoch)),
             base,
             last,
@@ -119,19 +119,19 @@ impl Connection {
     }
 }
 
-fn script(name: &str, place: &Place) -> Cmd {
+fn script(name: &str, location: &LogLocation) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
     command
         .arg(name)
         .arg(2)
-        .arg(&place.stream)
-        .arg(&place.state);
+        .arg(&location.stream)
+        .arg(&location.state);
     command
 }
 
 /// What is known of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct LogState {
     pub(super) epoch: Epoch,
     /// Ids up to here are not of this log.
     pub(super) base: u64,
@@ -139,7 +139,7 @@ pub(super) struct State {
     tag: u32,
 }
 
-impl State {
+impl LogState {
     #[cfg(test)]
     pub(super) fn new(epoch: Epoch, base: u64, last: u64, tag: u32) -> Self {
         Self {
@@ -150,7 +150,7 @@ impl State {
         }
     }
 
-    /// The place of the last record.
+    /// The position of the last record.
     pub(super) fn head(&self) -> Position {
         if self.last == self.base {
             Position::new(self.epoch, 0, 0)
@@ -209,12 +209,12 @@ pub(super) fn is_answer(error: &RedisError) -> bool {
 // ===== the connection for commands =====
 
 /// The one connection of a handle for everything but reading.
-pub(super) struct Link {
+pub(super) struct SharedConnection {
     /// Guards the connection, and that only one is made at a time.
     connection: tokio::sync::Mutex<Option<Connection>>,
 }
 
-impl Link {
+impl SharedConnection {
     pub(super) fn new() -> Self {
         Self {
             connection: tokio::sync::Mutex::new(None),
@@ -224,7 +224,7 @@ impl Link {
     /// The connection, made if there is none.
     pub(super) async fn get(
         &self,
-        place: &Place,
+        location: &LogLocation,
         health: &Health,
     ) -> Result<Connection, RedisError> {
         let mut connection = self.connection.lock().await;
@@ -232,8 +232,8 @@ impl Link {
             return Ok(connection.clone());
         }
         // A response is waited for as long as an append may take: nobody wants it later.
-        let made = place
-            .connect("tower-sse-append", place.options.append_timeout)
+        let made = location
+            .connect("tower-sse-append", location.options.append_timeout)
             .await;
         health.set(Side::Append, Some(made.is_ok()));
         Ok(connection.insert(made?).clone())
